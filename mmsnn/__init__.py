@@ -1,0 +1,22 @@
+"""Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks."""
+from importlib.util import find_spec
+
+from .calibrate import CalibrationReport, LayerReport, calibrate
+from .convert import ConversionError, convert
+from .network import SpikingNetwork
+from .neurons import IFNeuron, integrate_and_fire
+from .pipelines import PIPELINES, Pipeline
+from .rates import clip_floor, clip_round, firing_rate
+from .version import __version__
+
+__all__ = [
+    'CalibrationReport', 'ConversionError', 'IFNeuron', 'LayerReport', 'PIPELINES', 'Pipeline', 'SpikingNetwork',
+    '__version__', 'calibrate', 'clip_floor', 'clip_round', 'convert', 'firing_rate', 'integrate_and_fire',
+]
+
+# The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.
+if find_spec('mmengine'):
+    from .backbone import SpikingBackbone
+    from .hooks import CalibrationHook
+
+    __all__ += ['CalibrationHook', 'SpikingBackbone']

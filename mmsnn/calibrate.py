@@ -1,0 +1,243 @@
+"""Choose thresholds and calibrate a spiking network, layer by layer [section 4.4, Algorithm 2]."""
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .network import SpikingNetwork
+from .neurons import IFNeuron, per_channel
+from .pipelines import Pipeline, make_pipeline
+from .rates import firing_rate
+from .simulate import Plan
+from .store import GIBI, Store
+from .sweep import Layer, Sweep, materialise
+from .thresholds import ActivationHistogram, choose_threshold
+
+
+@dataclass
+class LayerReport:
+    """What calibration did to one layer of neurons.
+
+    The errors are ``sum (x - rate)**2 / sum x**2`` over the calibration images, x being the ANN's activation
+    [section 3.4]: with the layer as converted on calibrated inputs, and after its own calibration. None where the
+    pipeline does not simulate.
+    """
+
+    name: str
+    threshold: float
+    error_before: float | None = None
+    error_after: float | None = None
+
+
+class CalibrationReport(list[LayerReport]):
+    """One :class:`LayerReport` per layer, in the order of the network; prints as a table."""
+
+    def __str__(self) -> str:
+        def number(value: float | None) -> str:
+            return '-' if value is None else f'{value:.4f}'
+
+        rows = [('layer', 'mean threshold', 'error before', 'error after')]
+        rows += [(layer.name, *map(number, (layer.threshold, layer.error_before, layer.error_after))) for layer in self]
+        width = [max(map(len, column)) for column in zip(*rows)]
+        return '\n'.join(f'{row[0]:<{width[0]}}' + ''.join(f'  {v:>{w}}' for v, w in zip(row[1:], width[1:]))
+                         for row in rows)
+
+
+@torch.no_grad()
+def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'light', *, memory_budget: int = 8 * GIBI,
+              progress: bool = True, **options) -> CalibrationReport:
+    """Choose the thresholds of a converted network and calibrate it, in place.
+
+    Args:
+        snn: from :func:`mmsnn.convert`.
+        batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN. Sizes may differ
+            between batches. A gradient step of the weights calibration takes one batch.
+        pipeline: ``'none'`` (thresholds only, the paper's Baseline), ``'light'`` (bias) or ``'advanced'``
+            (initial potential, then weights).
+        memory_budget: bytes of activations and spikes to hold in memory; more goes to temporary files.
+        progress: show progress bars.
+        **options: replace single choices of the pipeline; see :class:`mmsnn.Pipeline`.
+
+    Returns:
+        A report per layer: mean threshold, relative error before and after.
+
+    Raises:
+        ValueError: unknown pipeline or option, no or unusable batches, images of several sizes with
+            ``potential='position'``, or weights that have been calibrated before.
+        OSError: the temporary files do not fit on the disk.
+    """
+    chosen = make_pipeline(pipeline, **options)
+    if snn.settings and snn.settings['weights']:
+        raise ValueError('the weights of this network have been calibrated, the ANN is no longer in it: '
+                         'convert the ANN again and calibrate the result')
+    parameter = next(snn.parameters(), None)
+    batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'))
+    if chosen.potential == 'position' and len({batch.shape[1:] for batch in batches}) > 1:
+        sizes = sorted({tuple(batch.shape[2:]) for batch in batches})
+        raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
+                         "use potential='channel'")
+    snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
+    histograms = observe(snn, batches, progress)
+    report = CalibrationReport()
+    for name, neuron in snn.neurons.items():
+        set_threshold(neuron, choose_threshold(histograms[name], chosen.threshold, snn.time_steps,
+                                               chosen.channel_wise, chosen.rounding), chosen.shift, snn.time_steps)
+        report.append(LayerReport(name, float(neuron.threshold.mean())))
+    del histograms
+    if chosen.simulates:
+        sweep = Sweep(snn, batches, Store(memory_budget))
+        steps = Progress(sweep, chosen, progress)
+        calibrated: set[nn.Module] = set()
+        for layer, row in zip(sweep, report):
+            steps.layer(layer.name)
+            row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
+        steps.close()
+    snn.settings = dict(pipeline=pipeline, time_steps=snn.time_steps, **chosen.as_dict())
+    return report
+
+
+def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = False) -> dict[str, ActivationHistogram]:
+    """Stream the ANN's activations over all batches into a histogram per layer of neurons."""
+    plan = Plan(snn.graph, snn.neuron_nodes)
+    histograms: dict[str, ActivationHistogram] = {}
+
+    def watch(name: str):
+        def hook(_module: nn.Module, _inputs, activation: Tensor) -> None:
+            if name not in histograms:
+                histograms[name] = ActivationHistogram(activation.shape[1], activation.device)
+            try:
+                histograms[name].update(activation)
+            except ValueError as error:
+                raise ValueError(f'layer {name}: {error}') from None
+        return hook
+
+    handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
+    try:
+        for batch in tqdm(batches, 'thresholds', disable=not progress, unit='batch'):
+            snn.network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return histograms
+
+
+def set_threshold(neuron: IFNeuron, threshold: Tensor, shift: str | None, time_steps: int) -> None:
+    """Give a neuron layer its thresholds and the half threshold that turns ClipFloor into ClipRound [Eq. 17]."""
+    neuron.threshold = threshold
+    neuron.bias = threshold / (2 * time_steps) if shift == 'bias' else torch.zeros_like(threshold)
+    neuron.initial_potential = threshold / 2 if shift == 'potential' else torch.zeros_like(threshold)
+
+
+def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],
+                    steps: 'Progress') -> tuple[float, float]:
+    """Calibrate one layer of neurons on what the layers before it emit; return its error before and after."""
+    neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
+    before, mean_error = measure(layer, pipeline.potential == 'position', steps)
+    if pipeline.bias:
+        neuron.bias = neuron.bias + mean_error
+    if pipeline.potential:
+        neuron.initial_potential = _as_map(neuron.initial_potential, mean_error) + time_steps * mean_error
+    if not pipeline.weights:
+        return before, measure(layer, False, steps, keep=True)[0]
+    # Kept only where the simulated error, not just its closed form, becomes smaller.
+    plain, _ = measure(layer, False, steps)
+    owned = [module for module in weighted_modules(layer.plan) if module not in calibrated]
+    calibrated.update(owned)
+    saved = [module.weight.detach().clone() for module in owned]
+    calibrate_weights(layer, owned, pipeline, steps)
+    after, _ = measure(layer, False, steps, keep=True)
+    if not after <= plain:
+        for module, weight in zip(owned, saved):
+            module.weight.copy_(weight)
+        after, _ = measure(layer, False, steps, keep=True)
+    return before, after
+
+
+def measure(layer: Layer, per_position: bool, steps: 'Progress', keep: bool = False) -> tuple[float, Tensor]:
+    """Simulate a layer over all batches.
+
+    Returns:
+        The relative error, and the mean of ``x - rate`` over images and positions, (C,), or over images, (C, H, W).
+    """
+    squared, norm, count = 0., 0., 0
+    total: Tensor | float = 0.
+    for index in range(len(layer.sweep.batches)):
+        activation = layer.activation(index)
+        error = activation - layer.rate(index, keep)
+        squared += float(error.square().sum(dtype=torch.float64))
+        norm += float(activation.square().sum(dtype=torch.float64))
+        reduced = error.sum(0) if per_position else error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
+        total = total + reduced
+        count += len(error) if per_position else error.numel() // error.shape[1]
+        steps.update()
+    return squared / max(norm, 1e-30), (total / count).float()
+
+
+def weighted_modules(plan: Plan) -> list[nn.Module]:
+    """The convolutions and linear layers of a segment."""
+    modules = [node.graph.owning_module.get_submodule(node.target)
+               for node in (*plan.static, *plan.varying) if node.op == 'call_module']
+    return [module for module in dict.fromkeys(modules)
+            if isinstance(getattr(module, 'weight', None), nn.Parameter)
+            and not isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def calibrate_weights(layer: Layer, modules: list[nn.Module], pipeline: Pipeline, steps: 'Progress') -> None:
+    """Minimise ``||x - ClipRound(z)||**2`` over the weights before a layer of neurons [Eq. 23].
+
+    z is the mean current, which the mean incoming spikes give because everything in between is affine. The loss sums
+    over channels and averages over images and positions; the floor passes its gradient on [Eq. 24].
+    """
+    if not modules:
+        steps.update(pipeline.iterations)
+        return
+    neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
+    weights = [module.weight for module in modules]
+    optimizer = torch.optim.SGD(weights, lr=pipeline.learning_rate, momentum=pipeline.momentum)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, pipeline.iterations)
+    draw = random.Random(pipeline.seed)
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        for _ in range(pipeline.iterations):
+            index = draw.randrange(len(layer.sweep.batches))
+            target, inputs = layer.activation(index), layer.mean_inputs(index)
+            with torch.enable_grad():
+                current = layer.plan.analog(inputs)[layer.current]
+                threshold, bias, initial = (per_channel(value, current) for value in (
+                    neuron.threshold, neuron.bias, neuron.initial_potential))
+                rate = firing_rate(current + bias, threshold, time_steps, initial)
+                loss = (target - rate).square().sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            steps.update()
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+
+
+def _as_map(value: Tensor, like: Tensor) -> Tensor:
+    """Shape a per-channel value (C,) so that a correction per channel, (C,), or per position, (C, H, W), adds to it."""
+    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
+
+
+class Progress:
+    """A progress bar over everything a calibration will do, with the layer's name beside it."""
+
+    def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool) -> None:
+        per_layer = len(sweep.batches) * (3 if pipeline.weights else 2) + pipeline.weights * pipeline.iterations
+        self.bar = tqdm(total=per_layer * len(sweep.layers), desc='calibration', disable=not show, unit='step')
+
+    def layer(self, name: str) -> None:
+        self.bar.set_postfix_str(name, refresh=False)
+
+    def update(self, count: int = 1) -> None:
+        self.bar.update(count)
+
+    def close(self) -> None:
+        self.bar.close()

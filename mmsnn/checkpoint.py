@@ -1,0 +1,48 @@
+"""Checkpoint files of calibrated models."""
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .version import __version__
+
+
+def save_checkpoint(model: nn.Module, path: str | Path, meta: dict | None = None) -> None:
+    """Write a model's state so that ``path`` never holds a part of it.
+
+    The file is written beside its destination under a temporary name, flushed to the disk and renamed. It holds
+    tensors and plain types only and loads with ``weights_only=True``.
+
+    Args:
+        model: whose ``state_dict()`` is saved.
+        path: the file.
+        meta: of the ANN's checkpoint; the names of the classes are taken over from it.
+
+    Raises:
+        OSError: the file cannot be written; what stood there before is untouched.
+    """
+    path = Path(path)
+    kept = {key: _plain(meta[key]) for key in ('dataset_meta', 'CLASSES') if meta and key in meta}
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent or '.')
+    try:
+        with os.fdopen(descriptor, 'wb') as file:
+            torch.save(dict(state_dict=state, meta=dict(kept, mmsnn_version=__version__)), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _plain(value):
+    """Turn arrays and the like into lists and numbers, which load without executing code."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _plain(value.tolist()) if hasattr(value, 'tolist') else value

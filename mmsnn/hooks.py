@@ -1,0 +1,156 @@
+"""Calibration as part of a test run."""
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from .backbone import SpikingBackbone
+from .registry import HOOKS
+from .store import GIBI
+
+
+@HOOKS.register_module()
+class CalibrationHook(Hook):
+    """Calibrates the model's :class:`mmsnn.SpikingBackbone` on training images before a test run starts.
+
+    Nothing happens when the checkpoint already holds a calibrated backbone, provided it was calibrated with the same
+    pipeline. Images come from the training data set, drawn at random with ``seed`` and prepared by the *test* pipeline.
+
+    Args:
+        pipeline: ``'none'``, ``'light'`` or ``'advanced'``; see :func:`mmsnn.calibrate`.
+        num_images: how many training images.
+        batch_size: images per calibration batch. With 1, the default, no image is padded to another's size.
+        dataset: config of the data set to draw from; by default that of ``train_dataloader``.
+        seed: of the choice of images.
+        memory_gb: memory for stored activations and spikes in GiB; more goes to temporary files.
+        **options: replace single choices of the pipeline; see :class:`mmsnn.Pipeline`.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, pipeline: str = 'light', num_images: int = 32, batch_size: int = 1, dataset: dict | None = None,
+                 seed: int = 0, memory_gb: float = 8., **options) -> None:
+        if num_images < 1 or batch_size < 1:
+            raise ValueError(f'num_images and batch_size must be at least 1, not {num_images} and {batch_size}')
+        self.pipeline = pipeline
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.dataset = dataset
+        self.seed = seed
+        self.memory_gb = memory_gb
+        self.options = options
+
+    def before_test(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise RuntimeError('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: '
+                               'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
+        self.calibrate(model, runner.cfg, runner.logger)
+
+    def calibrate(self, model: nn.Module, cfg: Config, logger: MMLogger) -> None:
+        """Calibrate every spiking backbone of ``model`` on images that ``cfg`` describes.
+
+        Raises:
+            RuntimeError: there is none, or its checkpoint was calibrated with another pipeline.
+        """
+        backbones = {name: module for name, module in model.named_modules() if isinstance(module, SpikingBackbone)}
+        if not backbones:
+            raise RuntimeError('CalibrationHook found no mmsnn.SpikingBackbone in the model: wrap the backbone, '
+                               "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...))")
+        todo = {}
+        for name, backbone in backbones.items():
+            settings = backbone.snn.settings
+            if settings is None:
+                todo[name] = backbone
+                continue
+            if settings['pipeline'] != self.pipeline:
+                raise RuntimeError(f"the checkpoint's {name} was calibrated with pipeline={settings['pipeline']!r}, the "
+                                   f'config asks for {self.pipeline!r}. Use the same, or test the ANN checkpoint.')
+            logger.info(f'{name}: using the calibration of the checkpoint ({settings})')
+        if not todo:
+            return
+        training = model.training
+        model.train(False)
+        try:
+            batches = list(self.batches(model, cfg))
+            for name, backbone in todo.items():
+                logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {backbone.snn.time_steps}, '
+                            f'{sum(map(len, batches))} images')
+                report = backbone.calibrate(batches, self.pipeline, memory_budget=int(self.memory_gb * GIBI),
+                                            **self.options)
+                logger.info(f'{name}, calibrated:\n{report}')
+        finally:
+            model.train(training)
+
+    def batches(self, model: nn.Module, cfg: Config) -> Iterator[Tensor]:
+        """Yield preprocessed image batches (N, 3, H, W), each at its own size.
+
+        Raises:
+            ValueError: the data set has fewer images than asked for.
+        """
+        dataset_cfg = copy.deepcopy(self.dataset or cfg.train_dataloader.dataset)
+        if self.dataset is None:
+            replace_pipeline(dataset_cfg, test_pipeline(cfg))
+        dataset = DATASETS.build(dataset_cfg)
+        if len(dataset) < self.num_images:
+            raise ValueError(f'calibration asks for {self.num_images} images, but its data set has {len(dataset)}: '
+                             'lower num_images')
+        indices = np.random.default_rng(self.seed).permutation(len(dataset))[:self.num_images].tolist()
+        for start in range(0, len(indices), self.batch_size):
+            samples = [dataset[index] for index in indices[start:start + self.batch_size]]
+            with torch.no_grad():
+                yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
+
+
+def test_pipeline(cfg: Config) -> list[dict]:
+    """The transforms of the test data set (wherever wrappers have put it), which calibration images go through."""
+    pipeline = find_pipeline(cfg.test_dataloader.dataset)
+    if pipeline is None:
+        raise ValueError('cfg.test_dataloader.dataset has no pipeline to prepare calibration images with; give '
+                         'CalibrationHook a dataset of its own')
+    return pipeline
+
+
+def find_pipeline(dataset: dict) -> list[dict] | None:
+    """Depth-first search for the transforms of a data set config."""
+    if 'pipeline' in dataset:
+        return dataset['pipeline']
+    inner = dataset.get('dataset', dataset.get('datasets', []))
+    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+        found = find_pipeline(child)
+        if found is not None:
+            return found
+    return None
+
+
+def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
+    """Set the transforms of every data set in a (possibly nested) config; wrappers lose transforms of their own."""
+    inner = dataset.get('dataset', dataset.get('datasets'))
+    if inner is None:
+        dataset['pipeline'] = pipeline
+        return
+    dataset.pop('pipeline', None)
+    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+        replace_pipeline(child, pipeline)
+
+
+def calibration_hook(cfg: Config) -> CalibrationHook:
+    """Build the CalibrationHook that a config names in ``custom_hooks``.
+
+    Raises:
+        ValueError: it names none.
+    """
+    for hook in cfg.get('custom_hooks', []):
+        if hook['type'] in ('mmsnn.CalibrationHook', CalibrationHook):
+            return HOOKS.build(hook)
+    raise ValueError(f"{cfg.filename} has no CalibrationHook; add custom_hooks = [dict(type='mmsnn.CalibrationHook', "
+                     "pipeline='light', num_images=32)]")

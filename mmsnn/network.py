@@ -1,0 +1,138 @@
+"""The converted network: a traced graph with neurons, its settings, and the mean over time as its output."""
+import inspect
+import json
+
+import torch
+from torch import Tensor, fx, nn
+
+from .neurons import IFNeuron, per_channel
+from .simulate import Env, Plan, chunk_steps_for, is_neuron
+
+READOUTS = ('spikes', 'potential')
+
+
+def neuron_name(node: fx.Node) -> str:
+    """Name of the layer of neurons that a node calls: that of the ReLU call site it replaced."""
+    return node.target.removeprefix('neurons.')
+
+
+class SpikingNetwork(nn.Module):
+    """A network of integrate-and-fire neurons with the call signature of the ANN it was converted from.
+
+    Calling it simulates T time steps with the image itself as input at every step (direct coding) and returns, in
+    the structure of the ANN's outputs, their mean over time. ``network`` called directly is the BN-folded ANN.
+
+    Attributes:
+        network: the traced graph; its module names are the ANN's own, plus ``neurons``.
+        time_steps: T.
+        settings: what the network was calibrated with (plain types); None before calibration. It is part of
+            ``state_dict()``, and loading a state made for another T is refused.
+    """
+
+    def __init__(self, network: fx.GraphModule, time_steps: int, readout: str = 'spikes',
+                 chunk_steps: int | None = None) -> None:
+        super().__init__()
+        if not isinstance(time_steps, int) or time_steps < 1:
+            raise ValueError(f'time_steps must be an integer of at least 1, not {time_steps!r}')
+        if chunk_steps is not None and (not isinstance(chunk_steps, int) or chunk_steps < 1):
+            raise ValueError(f'chunk_steps must be None or an integer of at least 1, not {chunk_steps!r}')
+        if readout not in READOUTS:
+            raise ValueError(f'readout must be one of {READOUTS}, not {readout!r}')
+        self.network = network
+        self.time_steps = time_steps
+        self.readout = readout
+        self.chunk_steps = chunk_steps
+        # JSON in a buffer: everything that copies a model's tensors (mmengine's checkpoints, DDP) takes it along.
+        self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
+        self._plan: Plan | None = None
+        self.requires_grad_(False)
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self.network.graph
+
+    @property
+    def neuron_nodes(self) -> list[fx.Node]:
+        """The call sites of the neurons, in the order in which the network computes them."""
+        return [node for node in self.graph.nodes if is_neuron(node)]
+
+    @property
+    def neurons(self) -> dict[str, IFNeuron]:
+        """The layers of neurons by name, in the order in which the network computes them."""
+        return {neuron_name(node): self.network.get_submodule(node.target) for node in self.neuron_nodes}
+
+    @property
+    def plan(self) -> Plan:
+        """The order of computation of the whole network (made once; the graph does not change any more)."""
+        if self._plan is None:
+            self._plan = Plan(self.graph, [self._read_from(node) for node in self._output_nodes])
+        return self._plan
+
+    @property
+    def _output_nodes(self) -> list[fx.Node]:
+        return self.graph.output_node().all_input_nodes
+
+    def _read_from(self, node: fx.Node) -> fx.Node:
+        """The node that is averaged over time to give an output: for a potential readout, a neuron's current."""
+        return node.args[0] if self.readout == 'potential' and is_neuron(node) else node
+
+    def bind(self, *args, **kwargs) -> Env:
+        """Return the values of the graph's placeholders for a call with these arguments."""
+        bound = inspect.signature(self.network.forward).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return {node: bound.arguments[node.target] for node in self.graph.nodes if node.op == 'placeholder'}
+
+    @torch.no_grad()
+    def forward(self, *args, **kwargs):
+        """Simulate T steps; return the outputs' mean over time.
+
+        Raises:
+            RuntimeError: the network has not been calibrated.
+        """
+        if self.settings is None:
+            raise RuntimeError('this spiking network has no thresholds yet: call mmsnn.calibrate(snn, batches), add '
+                               'mmsnn.CalibrationHook to the config, or load a checkpoint made by tools/calibrate.py')
+        values = self.bind(*args, **kwargs)
+        example = next(value for value in values.values() if isinstance(value, Tensor))
+        chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
+        sums: dict[fx.Node, Tensor] = {}
+        for chunk in self.plan.simulate(values, self.time_steps, chunk_steps):
+            for node, value in chunk.items():
+                for step in value:  # one by one: the sum does not depend on how steps were grouped
+                    sums[node] = sums[node].add_(step) if node in sums else step.clone()
+        static = self.plan.once(values) if len(sums) < len(set(self.plan.targets)) else {}
+        return fx.node.map_arg(self.graph.output_node().args[0], lambda node: self._read(node, sums, static))
+
+    def _read(self, node: fx.Node, sums: dict[fx.Node, Tensor], static: Env) -> Tensor:
+        source = self._read_from(node)
+        mean = sums[source] / self.time_steps if source in sums else static[source]
+        if source is not node:
+            neuron = self.network.get_submodule(node.target)
+            mean = neuron(mean + self._calibrated_current(neuron, mean))
+        return mean
+
+    def _calibrated_current(self, neuron: IFNeuron, current: Tensor) -> Tensor:
+        """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""
+        bias, initial, threshold = (per_channel(value, current) for value in (
+            neuron.bias, neuron.initial_potential, neuron.threshold))
+        shift = threshold / 2 if self.settings['shift'] else 0.
+        return bias + (initial - shift) / self.time_steps
+
+    @property
+    def settings(self) -> dict | None:
+        return json.loads(bytes(self._settings.tolist())) if len(self._settings) else None
+
+    @settings.setter
+    def settings(self, settings: dict | None) -> None:
+        text = b'' if settings is None else json.dumps(settings).encode()
+        self._settings = torch.tensor(list(text), dtype=torch.uint8, device=self._settings.device)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        stored = state_dict.get(prefix + '_settings')
+        if stored is not None:
+            self._settings = stored.new_empty(stored.shape, device=self._settings.device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        settings = self.settings
+        if settings is not None and settings['time_steps'] != self.time_steps:
+            raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
+                               f'time_steps={self.time_steps}. Use the same number, or calibrate again from the ANN.')

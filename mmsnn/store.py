@@ -1,0 +1,112 @@
+"""Storage of activations and spikes during calibration, in memory up to a budget and then in temporary files."""
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GIBI = 2 ** 30
+
+
+class Store:
+    """Tensors by key: in memory until ``budget`` bytes are used, the rest in memory-mapped temporary files.
+
+    A file's name is removed as soon as it is mapped, so the space is given back when the tensor is dropped or the
+    process ends, however it ends.
+
+    Args:
+        budget: bytes to hold in memory.
+        folder: where the files go; the system's folder for temporary files (``TMPDIR``) when None.
+    """
+
+    def __init__(self, budget: int, folder: str | Path | None = None) -> None:
+        self.budget = budget
+        self.folder = Path(folder or tempfile.gettempdir())
+        self.in_memory = 0
+        self.in_files = 0
+        self.peak = 0
+        self._tensors: dict[object, tuple[Tensor, bool]] = {}
+
+    def empty(self, key: object, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Make room for a tensor under ``key`` and return it, to be filled.
+
+        Raises:
+            OSError: the disk cannot hold it; the message says how much is missing where.
+        """
+        self.drop(key)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        spill = self.in_memory + nbytes > self.budget and nbytes > 0
+        tensor = self._mapped(shape, dtype, nbytes) if spill else torch.empty(shape, dtype=dtype)
+        if spill:
+            self.in_files += nbytes
+        else:
+            self.in_memory += nbytes
+        self.peak = max(self.peak, self.in_memory + self.in_files)
+        self._tensors[key] = tensor, spill
+        return tensor
+
+    def put(self, key: object, value: Tensor) -> None:
+        self.empty(key, tuple(value.shape), value.dtype).copy_(value)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors
+
+    def get(self, key: object) -> Tensor:
+        return self._tensors[key][0]
+
+    def drop(self, key: object) -> None:
+        """Forget the tensor under ``key``, if there is one."""
+        tensor, spilled = self._tensors.pop(key, (None, False))
+        if tensor is None:
+            return
+        if spilled:
+            self.in_files -= tensor.nbytes
+        else:
+            self.in_memory -= tensor.nbytes
+
+    def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype, nbytes: int) -> Tensor:
+        try:
+            descriptor, path = tempfile.mkstemp(prefix='mmsnn-', dir=self.folder)
+            try:
+                # Reserve the blocks now: writing through a map into a full disk would kill the process.
+                os.posix_fallocate(descriptor, 0, nbytes)
+                return torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8).view(dtype).view(shape)
+            finally:
+                os.close(descriptor)
+                os.unlink(path)
+        except OSError as error:
+            needed = (self.in_files + nbytes) / GIBI
+            raise OSError(error.errno, f'calibration needs more than {needed:.1f} GiB of temporary files in '
+                          f'{self.folder} ({error.strerror}). Free space there, set TMPDIR to a larger disk, raise '
+                          'memory_budget, or use fewer or smaller calibration images') from error
+
+
+def pack_spikes(planes: Tensor, spikes: Tensor, start: int) -> None:
+    """Write spikes (anything but zero counts as one), shape (K, ...), as the bits of steps ``start`` onwards.
+
+    Args:
+        planes: uint8, shape (ceil(T / 8), ...), zero where nothing has been written yet; bit t % 8 of plane t // 8
+            holds step t.
+        spikes: shape (K, ...).
+        start: number of the first step.
+    """
+    for step, spike in enumerate(spikes, start):
+        planes[step // 8] |= (spike != 0).to(torch.uint8) << step % 8
+
+
+def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int) -> Tensor:
+    """Return the spikes of steps ``start`` up to ``stop``: 0 or ``threshold``, shape (stop - start, ...)."""
+    spikes = torch.empty(stop - start, *planes.shape[1:], dtype=threshold.dtype, device=planes.device)
+    for step, spike in enumerate(spikes, start):
+        torch.mul((planes[step // 8] >> step % 8) & 1, threshold, out=spike)
+    return spikes
+
+
+def mean_spikes(planes: Tensor, threshold: Tensor, time_steps: int) -> Tensor:
+    """Return the firing rate, the mean over T steps, of packed spikes; shape (...) for planes (ceil(T / 8), ...)."""
+    count = torch.zeros(planes.shape[1:], dtype=torch.int16, device=planes.device)
+    for step in range(time_steps):
+        count += (planes[step // 8] >> step % 8) & 1
+    return count * (threshold / time_steps)

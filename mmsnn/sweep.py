@@ -1,0 +1,156 @@
+"""One walk over the network, neuron layer by neuron layer, with the ANN's activations beside the SNN's spikes.
+
+Only the outputs of neurons are kept (activations as floats, spikes as one bit per step); what lies between two layers
+of neurons is recomputed from them, and an entry is dropped behind its last reader. Calibrating a layer therefore costs
+the simulation of that layer, not of the network up to it: the whole is linear in depth.
+"""
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, fx
+
+from .network import SpikingNetwork, neuron_name
+from .neurons import IFNeuron, per_channel
+from .simulate import Env, Plan, chunk_steps_for
+from .store import Store, mean_spikes, pack_spikes, unpack_spikes
+
+
+class Sweep:
+    """The walk's state: calibration inputs, and the stored outputs of the layers that are still needed.
+
+    Args:
+        snn: the network, with thresholds; its neurons and weights are calibrated in place while walking.
+        batches: calibration inputs, one tensor (N, ...) each; image sizes may differ from batch to batch.
+        store: where activations and spikes go.
+    """
+
+    def __init__(self, snn: SpikingNetwork, batches: Sequence[Tensor], store: Store) -> None:
+        self.snn = snn
+        self.batches = batches
+        self.store = store
+        # The ANN's stream must not see weights that have been calibrated on the way.
+        self.ann = copy.deepcopy(snn.network)
+        self._ann_nodes = dict(zip(snn.graph.nodes, self.ann.graph.nodes))
+        nodes = snn.neuron_nodes
+        self.layers = [Layer(self, node, nodes) for node in nodes]
+        self._last_reader: dict[fx.Node, Layer] = {}
+        for layer in self.layers:
+            self._last_reader.update(dict.fromkeys([layer.node, *layer.plan.sources], layer))
+
+    def __iter__(self) -> Iterator['Layer']:
+        """Walk the layers in order; behind each, forget what no later layer reads."""
+        for layer in self.layers:
+            yield layer
+            for node, last in list(self._last_reader.items()):
+                if last is layer:
+                    for index in range(len(self.batches)):
+                        for kind in ('activation', 'spikes'):
+                            self.store.drop((kind, node, index))
+                    del self._last_reader[node]
+
+
+class Layer:
+    """One layer of neurons on the walk: what feeds it, for the ANN and for the SNN."""
+
+    def __init__(self, sweep: Sweep, node: fx.Node, neuron_nodes: list[fx.Node]) -> None:
+        self.sweep = sweep
+        self.node = node
+        self.name = neuron_name(node)
+        self.neuron: IFNeuron = sweep.snn.network.get_submodule(node.target)
+        self.current = node.args[0]
+        self.plan = Plan(sweep.snn.graph, [self.current], neuron_nodes)
+        # The same segment of the untouched copy.
+        twin = sweep._ann_nodes
+        self._ann_plan = Plan(sweep.ann.graph, [twin[self.current]], [twin[n] for n in neuron_nodes])
+
+    @property
+    def _store(self) -> Store:
+        return self.sweep.store
+
+    def _inputs(self, plan: Plan, index: int) -> Env:
+        return {node: self.sweep.batches[index] for node in plan.inputs}
+
+    def activation(self, index: int) -> Tensor:
+        """The ANN's activation for one batch, shape (N, C, ...); computed at the first call, then stored."""
+        key = 'activation', self.node, index
+        if key not in self._store:
+            twin = self.sweep._ann_nodes
+            values = self._inputs(self._ann_plan, index)
+            values |= {twin[node]: self._store.get(('activation', node, index)) for node in self.plan.sources}
+            self._store.put(key, self.neuron(self._ann_plan.analog(values)[twin[self.current]]))
+        return self._store.get(key)
+
+    def mean_inputs(self, index: int) -> Env:
+        """Input and mean incoming spikes of the SNN for one batch: values for ``plan.analog``."""
+        values = self._inputs(self.plan, index)
+        time_steps = self.sweep.snn.time_steps
+        for node in self.plan.sources:
+            planes = self._store.get(('spikes', node, index))
+            values[node] = mean_spikes(planes, self._spike_height(node, planes[0]), time_steps)
+        return values
+
+    def rate(self, index: int, keep: bool = False) -> Tensor:
+        """Simulate this layer's neurons for one batch and return their firing rate, shape (N, C, ...).
+
+        Args:
+            index: of the batch.
+            keep: store the spikes, as the input of the layers behind.
+        """
+        snn, store = self.sweep.snn, self._store
+        values = self._inputs(self.plan, index)
+        example = store.get(('activation', self.node, index))
+        planes = potential = total = None
+        if keep:
+            planes = store.empty(('spikes', self.node, index), (-(-snn.time_steps // 8), *example.shape), torch.uint8)
+            planes.zero_()
+        start = 0
+        for currents in self._currents(values, index, example):
+            if potential is None:
+                potential, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
+            spikes = self.neuron.fire(currents, potential)
+            for spike in spikes:
+                total += spike
+            if keep:
+                pack_spikes(planes, spikes, start)
+            start += len(spikes)
+        return total / snn.time_steps
+
+    def _currents(self, values: Env, index: int, example: Tensor) -> Iterator[Tensor]:
+        snn = self.sweep.snn
+        chunk_steps = snn.chunk_steps or chunk_steps_for(example, snn.time_steps)
+        if self.current not in self.plan.varies:  # constant: the stem
+            current = self.plan.once(values)[self.current]
+            for start in range(0, snn.time_steps, chunk_steps):
+                steps = min(chunk_steps, snn.time_steps - start)
+                yield current.unsqueeze(0).expand(steps, *current.shape)
+            return
+
+        def incoming(node: fx.Node, start: int, stop: int) -> Tensor:
+            planes = self._store.get(('spikes', node, index))
+            return unpack_spikes(planes, self._spike_height(node, planes[0]), start, stop)
+
+        for chunk in self.plan.simulate(values, snn.time_steps, chunk_steps, incoming):
+            yield chunk[self.current]
+
+    def _spike_height(self, node: fx.Node, like: Tensor) -> Tensor:
+        return per_channel(self.sweep.snn.network.get_submodule(node.target).threshold, like)
+
+
+def materialise(batches: Iterable[Tensor], device: torch.device) -> list[Tensor]:
+    """Check and collect calibration batches.
+
+    Raises:
+        ValueError: no batch, or one that is not a floating-point tensor of finite values.
+    """
+    collected = []
+    for index, batch in enumerate(batches):
+        if not isinstance(batch, Tensor) or not batch.is_floating_point() or batch.ndim < 2 or not len(batch):
+            what = f'{tuple(batch.shape)} of {batch.dtype}' if isinstance(batch, Tensor) else type(batch).__name__
+            raise ValueError(f'calibration batch {index} must be a floating-point tensor (N, ...), not {what}')
+        if not torch.isfinite(batch).all():
+            raise ValueError(f'calibration batch {index} holds NaN or infinite values')
+        collected.append(batch.to(device))
+    if not collected:
+        raise ValueError('no calibration batch was given: at least one image is needed')
+    return collected

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = {}
+exec((here / 'mmsnn' / 'version.py').read_text(), version)
+
+setup(
+    name='mmsnn',
+    version=version['__version__'],
+    description='Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks',
+    long_description=(here / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmsnn', 'mmsnn.*']),
+    python_requires='>=3.10',
+    # mmengine, mmcv and mmdet exist as upstream packages and as maintained forks under other names with the
+    # same import names: requiring either by name would make pip lay it over the other. Hence extras.
+    install_requires=['torch', 'numpy'],
+    extras_require={
+        'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'],
+        'demo': ['scikit-learn', 'matplotlib'],
+        'dev': ['pytest'],
+    },
+)

@@ -1,0 +1,47 @@
+"""Calibrate a spiking model offline: ``python tools/calibrate.py CONFIG ANN_CHECKPOINT -o OUT.pth``.
+
+The config is that of the spiking model, with mmsnn.SpikingBackbone and mmsnn.CalibrationHook. The result tests
+without calibrating again (``tools/test.py CONFIG OUT.pth``) and loads with mmdet's ``init_detector(CONFIG, 'OUT.pth')``.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from mmsnn.checkpoint import save_checkpoint  # noqa: E402
+from mmsnn.hooks import CalibrationHook, calibration_hook  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of the spiking model')
+    parser.add_argument('checkpoint', help='checkpoint of the ANN')
+    parser.add_argument('-o', '--out', required=True, type=Path, help='calibrated checkpoint to write')
+    parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='override settings of the config, such as model.backbone.time_steps=16')
+    args = parser.parse_args()
+
+    if args.out.exists() and args.out.is_dir():
+        parser.error(f'--out {args.out} is a folder; name the file to write')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.load_from = args.checkpoint
+    hook: CalibrationHook = calibration_hook(cfg)
+
+    runner = Runner.from_cfg(cfg)
+    checkpoint = runner.load_checkpoint(args.checkpoint)
+    hook.calibrate(runner.model, cfg, runner.logger)
+    save_checkpoint(runner.model, args.out, meta=checkpoint.get('meta', {}))
+    runner.logger.info(f'saved {args.out}')
+
+
+if __name__ == '__main__':
+    main()
