@@ -1,8 +1,8 @@
 """Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks."""
 from importlib.util import find_spec
 
-from .calibrate import CalibrationReport, LayerReport, calibrate
-from .convert import ConversionError, convert
+from .calibration import CalibrationReport, LayerReport, calibrate
+from .conversion import ConversionError, convert
 from .network import SpikingNetwork
 from .neurons import IFNeuron, integrate_and_fire
 from .pipelines import PIPELINES, Pipeline

@@ -5,8 +5,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
-from .calibrate import CalibrationReport, calibrate
-from .convert import convert
+from .calibration import CalibrationReport, calibrate
+from .conversion import convert
 from .registry import MODELS
 
 

@@ -57,21 +57,24 @@ class _Tracer(fx.Tracer):
     """Traces into everything it can; what it cannot trace stays one opaque node, to be reported with its reason."""
 
     def call_module(self, module, forward, args, kwargs):
+        scope, stack = copy.copy(self.scope), copy.copy(self.module_stack)
         try:
             return super().call_module(module, forward, args, kwargs)
         except Exception as error:  # whatever a user's forward() does with a proxy instead of a tensor
+            self.scope, self.module_stack = scope, stack  # torch.fx leaves them where the error happened
             node = self.create_proxy('call_module', self.path_of_module(module), args, kwargs)
             node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
             return node
 
 
 def trace(ann: nn.Module) -> fx.GraphModule:
-    """Trace a copy of ``ann`` in evaluation mode, without dropout and in-place operations."""
+    """Trace a copy of ``ann`` in evaluation mode, without dropout, in-place operations and checkpointing."""
     ann = copy.deepcopy(ann)
     for module in ann.modules():
         module.training = False  # not ann.eval(): mmdet's backbones override train() and return nothing
-        if getattr(module, 'inplace', False):
-            module.inplace = False
+        for option in ('inplace', 'with_cp'):  # OpenMMLab's gradient checkpointing branches on requires_grad
+            if getattr(module, option, False):
+                setattr(module, option, False)
     tracer = _Tracer()
     try:
         graph = tracer.trace(ann)
@@ -162,7 +165,7 @@ def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str
         network.neurons.add_module(name, IFNeuron(ceiling))
         with graph.inserting_after(node):
             neuron = graph.call_module(f'neurons.{name}', (node.args[0] if node.args else node.kwargs['input'],))
-        neuron.meta['site'] = names[0]
+        varies.add(neuron)
         node.replace_all_uses_with(neuron)
         graph.erase_node(node)
     if unsupported:

@@ -1,0 +1,259 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import mmsnn
+from mmsnn.calibration import observe
+from mmsnn.store import Store
+from mmsnn.sweep import Sweep
+from networks import Residual, randomise_norms
+
+T = 8
+QUICK = dict(iterations=50, learning_rate=1e-2)
+
+
+def network():
+    return randomise_norms(Residual()).eval()
+
+
+def batches(count=3, size=16):
+    return [torch.randn(2, 3, size, size) for _ in range(count)]
+
+
+def calibrated(ann, data, pipeline, **kwargs):
+    snn = mmsnn.convert(ann, T)
+    return snn, mmsnn.calibrate(snn, data, pipeline, progress=False, **kwargs)
+
+
+def naive_rates(snn, x):
+    """Firing rate of every neuron layer by simulating the whole network step by step, with plain module calls."""
+    potentials, totals = {}, {}
+
+    def step(name):
+        def hook(neuron, inputs, _output):
+            current = inputs[0]
+            if name not in potentials:
+                potentials[name], totals[name] = neuron.start(current), torch.zeros_like(current)
+            spikes = neuron.fire(current[None], potentials[name])[0]
+            totals[name] += spikes
+            return spikes
+        return hook
+
+    handles = [neuron.register_forward_hook(step(name)) for name, neuron in snn.neurons.items()]
+    for _ in range(snn.time_steps):
+        snn.network(x)
+    for handle in handles:
+        handle.remove()
+    return {name: total / snn.time_steps for name, total in totals.items()}
+
+
+class Plain(nn.Module):
+    """No max pooling, so that the naive loop above is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 6, 3, bias=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.a(x))
+        return self.relu(self.c(self.relu(self.b(x)) + x[..., 1:-1, 1:-1]))
+
+
+@pytest.mark.parametrize('pipeline', ['none', 'light', 'advanced'])
+def test_simulation_equals_the_naive_loop(pipeline):
+    snn, _ = calibrated(Plain(), batches(), pipeline, **(QUICK if pipeline == 'advanced' else {}))
+    x = torch.randn(3, 3, 12, 12)
+    torch.testing.assert_close(snn(x), naive_rates(snn, x)['relu_2'])
+
+
+def test_one_walk_gives_the_rates_of_whole_network_simulations():
+    """The sweep's stored spikes and recomputed segments against simulating the network up to each layer."""
+    data = batches()
+    snn, _ = calibrated(Plain(), data, 'light')
+    sweep = Sweep(snn, data, Store(2 ** 30))
+    for layer in sweep:
+        for index, batch in enumerate(data):
+            layer.activation(index)
+            torch.testing.assert_close(layer.rate(index, keep=True), naive_rates(snn, batch)[layer.name])
+    assert sweep.store.in_memory == 0, 'everything is dropped behind its last reader'
+
+
+def test_bias_is_the_published_rule():
+    """b += mean(ANN - rate), one layer after the other, each time from a simulation of the whole network."""
+    data = batches(1)
+    snn, _ = calibrated(Plain(), data, 'light')
+    other, _ = calibrated(Plain().requires_grad_(False), data, 'none')
+    other.network.load_state_dict({k: v for k, v in snn.network.state_dict().items() if 'neurons' not in k},
+                                  strict=False)
+    mmsnn.calibrate(other, data, 'none', progress=False)
+    activations = {}
+    handles = [neuron.register_forward_hook(lambda _m, _i, out, name=name: activations.__setitem__(name, out))
+               for name, neuron in other.neurons.items()]
+    other.network(data[0])
+    for handle in handles:
+        handle.remove()
+    for name, neuron in other.neurons.items():
+        error = activations[name] - naive_rates(other, data[0])[name]
+        neuron.bias += error.mean((0, 2, 3))
+    for name, neuron in snn.neurons.items():
+        torch.testing.assert_close(neuron.bias, other.neurons[name].bias, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('granularity, shape', [('channel', (6,)), ('position', (6, 16, 16))])
+def test_potential_is_t_times_the_mean_error(granularity, shape):
+    data = batches(2, 32)
+    snn, _ = calibrated(network(), data, 'advanced', weights=False, potential=granularity)
+    neuron = snn.neurons['relu']  # the stem: its input does not depend on calibration
+    assert neuron.initial_potential.shape == shape
+    plain, _ = calibrated(network(), data, 'none')
+    plain.load_state_dict(snn.state_dict())
+    plain.neurons['relu'].initial_potential = torch.zeros(6)
+    current = plain.plan.once(plain.bind(torch.cat(data)))[plain.neuron_nodes[0].args[0]]
+    potential = plain.neurons['relu'].start(current)
+    rate = plain.neurons['relu'].fire(current.expand(T, *current.shape), potential).mean(0)
+    error = (current.relu() - rate).mean((0, 2, 3) if granularity == 'channel' else 0)
+    torch.testing.assert_close(neuron.initial_potential.squeeze(), T * error.squeeze())
+
+
+@pytest.mark.parametrize('pipeline', ['light', 'advanced'])
+def test_each_pipeline_lowers_the_error(pipeline):
+    _, report = calibrated(network(), batches(4, 24), pipeline, **(QUICK if pipeline == 'advanced' else {}))
+    assert sum(row.error_after for row in report) < sum(row.error_before for row in report)
+    assert 'error after' in str(report) and str(report).count('\n') == len(report)
+
+
+def test_weights_do_not_make_the_calibration_error_larger():
+    data = batches(4, 24)
+    ann = network()
+    _, potential = calibrated(ann, data, 'advanced', weights=False)
+    for learning_rate in (1e-2, 1e3):  # the second destroys the weights: they are put back
+        _, weights = calibrated(ann, data, 'advanced', iterations=30, learning_rate=learning_rate)
+        assert weights[0].error_after <= potential[0].error_after * (1 + 1e-6)
+        assert all(row.error_after < 1 for row in weights)
+
+
+def test_ann_stream_does_not_see_calibrated_weights():
+    data = batches()
+    ann = network()
+    snn, _ = calibrated(ann, data, 'advanced', **QUICK)
+    assert not torch.equal(snn.network.conv2.weight, mmsnn.convert(ann, T).network.conv2.weight)
+    with pytest.raises(ValueError, match='convert the ANN again'):
+        mmsnn.calibrate(snn, data, 'light', progress=False)
+
+
+def test_calibrating_again_starts_afresh():
+    data, ann = batches(), network()
+    once, _ = calibrated(ann, data, 'light')
+    again, _ = calibrated(ann, data, 'light', shift='potential')
+    mmsnn.calibrate(again, data, 'light', progress=False)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in once.state_dict().items())
+
+
+@pytest.mark.parametrize('chunk_steps', [1, 3, 8, None])
+@pytest.mark.parametrize('budget', [0, 2 ** 30])
+def test_chunks_and_spilling_to_files_change_nothing(chunk_steps, budget, tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    data, ann = batches(), network()
+    reference, _ = calibrated(ann, data, 'light')
+    snn = mmsnn.convert(ann, T, chunk_steps=chunk_steps)
+    mmsnn.calibrate(snn, data, 'light', memory_budget=budget, progress=False)
+    for key, value in reference.state_dict().items():
+        torch.testing.assert_close(snn.state_dict()[key], value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_several_sizes():
+    data = [torch.randn(1, 3, height, width) for height, width in ((16, 24), (20, 12), (32, 32))]
+    ann = network()
+    for pipeline in ('none', 'light', 'advanced'):
+        snn, _ = calibrated(ann, data, pipeline, **(QUICK if pipeline == 'advanced' else {}))
+        assert snn(torch.randn(2, 3, 40, 28)).shape == (2, 5)
+    with pytest.raises(ValueError, match="use potential='channel'"):
+        calibrated(ann, data, 'advanced', potential='position')
+
+
+def test_state_holds_everything():
+    ann, x = network(), torch.randn(2, 3, 16, 16)
+    snn, _ = calibrated(ann, batches(), 'advanced', potential='position', **QUICK)
+    fresh = mmsnn.convert(network(), T)
+    fresh.load_state_dict(copy.deepcopy(snn.state_dict()))
+    assert torch.equal(fresh(x), snn(x))
+    assert fresh.settings == snn.settings and fresh.settings['pipeline'] == 'advanced'
+    with pytest.raises(RuntimeError, match='time_steps=8'):
+        mmsnn.convert(ann, 16).load_state_dict(snn.state_dict())
+
+
+def test_batch_size_and_chunks_give_the_same_outputs():
+    ann = network()
+    snn, _ = calibrated(ann, batches(), 'light')
+    x = torch.randn(4, 3, 16, 16)
+    reference = snn(x)
+    torch.testing.assert_close(torch.cat([snn(image[None]) for image in x]), reference)
+    for chunk_steps in (1, 3, 8):
+        snn.chunk_steps = chunk_steps
+        torch.testing.assert_close(snn(x), reference)
+
+
+def test_potential_readout_is_the_rectified_mean_current():
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            first = torch.relu(self.a(x))
+            return first, torch.relu(self.b(first))
+
+    ann, x = Backbone(), torch.randn(2, 3, 12, 12)
+    for shift in ('bias', 'potential'):
+        snn = mmsnn.convert(ann, T, readout='potential')
+        mmsnn.calibrate(snn, [x], 'none', progress=False, shift=shift)
+        first, second = snn(x)
+        torch.testing.assert_close(first, ann(x)[0], rtol=1e-5, atol=1e-6)  # constant current: no error at all
+        snn.readout, snn._plan = 'spikes', None
+        torch.testing.assert_close(second, torch.relu(ann.b(snn(x)[0])), rtol=1e-5, atol=1e-5)
+
+
+def test_uncalibrated_network_says_what_to_do():
+    with pytest.raises(RuntimeError, match='mmsnn.calibrate'):
+        mmsnn.convert(network(), T)(torch.randn(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize('data, message', [
+    ([], 'no calibration batch'),
+    ([torch.full((1, 3, 8, 8), float('nan'))], 'batch 0 holds NaN'),
+    ([torch.zeros(1, 3, 8, 8, dtype=torch.uint8)], 'floating-point tensor'),
+    (['image.png'], 'not str'),
+], ids=['empty', 'nan', 'uint8', 'str'])
+def test_unusable_batches_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        calibrated(network(), data, 'light')
+
+
+@pytest.mark.parametrize('pipeline, options, message', [
+    ('heavy', {}, "'none', 'light', 'advanced'"),
+    ('light', dict(treshold='max'), 'treshold'),
+    ('light', dict(threshold='median'), "'mmse'"),
+    ('light', dict(iterations=0), 'positive'),
+])
+def test_unknown_options_are_refused(pipeline, options, message):
+    with pytest.raises(ValueError, match=message):
+        calibrated(network(), batches(), pipeline, **options)
+
+
+def test_failure_leaves_nothing_that_looks_calibrated(monkeypatch):
+    snn, _ = calibrated(network(), batches(), 'light')
+    monkeypatch.setattr('mmsnn.calibration.calibrate_layer', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mmsnn.calibrate(snn, batches(), 'light', progress=False)
+    assert snn.settings is None
+
+
+def test_overflowing_network_names_the_layer():
+    ann = network()
+    nn.init.constant_(ann.conv2.weight, 1e38)
+    with pytest.raises(ValueError, match='layer relu_1: activations are NaN or infinite'):
+        observe(mmsnn.convert(ann, T), batches())

@@ -1,0 +1,50 @@
+import errno
+import os
+
+import pytest
+import torch
+
+from mmsnn.store import Store, mean_spikes, pack_spikes, unpack_spikes
+
+
+@pytest.mark.parametrize('time_steps, chunk', [(1, 1), (7, 2), (8, 8), (9, 4), (32, 5)])
+def test_spikes_survive_packing(time_steps, chunk):
+    threshold = torch.tensor([.3, .7, 1.1]).view(3, 1)
+    spikes = (torch.rand(time_steps, 2, 3, 5) > .6) * threshold
+    planes = torch.zeros(-(-time_steps // 8), 2, 3, 5, dtype=torch.uint8)
+    for start in range(0, time_steps, chunk):
+        pack_spikes(planes, spikes[start:start + chunk], start)
+    for start in range(0, time_steps, chunk):
+        stop = min(start + chunk, time_steps)
+        assert torch.equal(unpack_spikes(planes, threshold, start, stop), spikes[start:stop])
+    torch.testing.assert_close(mean_spikes(planes, threshold, time_steps), spikes.mean(0))
+
+
+def test_budget_spills_to_files_without_a_name(tmp_path):
+    store = Store(budget=1000, folder=tmp_path)
+    values = {key: torch.randn(10, 10) for key in 'abcd'}
+    for key, value in values.items():
+        store.put(key, value)
+    assert store.in_memory == 800 and store.in_files == 800 and store.peak == 1600
+    assert list(tmp_path.iterdir()) == [], 'nothing is left behind even if the process is killed now'
+    assert all(torch.equal(store.get(key), value) for key, value in values.items())
+    for key in values:
+        store.drop(key)
+    assert store.in_memory == store.in_files == 0 and 'a' not in store
+
+
+def test_replacing_a_tensor_frees_the_old_one(tmp_path):
+    store = Store(budget=10 ** 6, folder=tmp_path)
+    for _ in range(3):
+        store.put('key', torch.zeros(100))
+    assert store.in_memory == 400
+
+
+def test_full_disk_is_a_clear_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr('os.posix_fallocate', full)
+    with pytest.raises(OSError, match='TMPDIR') as error:
+        Store(budget=0, folder=tmp_path).put('key', torch.zeros(100))
+    assert error.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []

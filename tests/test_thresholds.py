@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from mmsnn.rates import clip_floor, clip_round
+from mmsnn.thresholds import BINS, ActivationHistogram, choose_threshold, mmse_threshold, squared_error
+
+
+def histogram_of(*batches):
+    histogram = ActivationHistogram(batches[0].shape[1])
+    for batch in batches:
+        histogram.update(batch)
+    return histogram
+
+
+def test_histogram_counts_by_hand():
+    histogram = histogram_of(torch.tensor([[0., .25, .999, 1.5]]).T.reshape(4, 1))
+    assert histogram.exponent.item() == 1 and histogram.maximum.item() == 1.5
+    assert histogram.counts[0].nonzero().flatten().tolist() == [0, BINS // 8, int(.999 * BINS / 2), BINS * 3 // 4]
+
+
+def test_histogram_does_not_depend_on_the_order_of_batches():
+    batches = [torch.rand(2, 3, 5, 5) * scale for scale in (.01, 30., 1., 4.)]
+    one, other = histogram_of(*batches), histogram_of(*reversed(batches))
+    assert torch.equal(one.counts, other.counts) and torch.equal(one.exponent, other.exponent)
+    assert one.counts.sum() == 4 * 2 * 3 * 25
+
+
+@pytest.mark.parametrize('rounding, rate', [('round', clip_round), ('floor', clip_floor)])
+@pytest.mark.parametrize('time_steps', [1, 4, 32])
+def test_squared_error_equals_the_plain_sum(rounding, rate, time_steps):
+    histogram = histogram_of(torch.randn(64, 4, 3, 3).relu())
+    threshold = histogram.maximum * torch.tensor([1., .7, .33, .1])
+    plain = (histogram.counts * (histogram.centers - rate(histogram.centers, threshold[:, None], time_steps)) ** 2)
+    torch.testing.assert_close(squared_error(histogram, threshold, time_steps, rounding), plain.sum(1))
+
+
+def test_mmse_finds_the_threshold_that_a_search_over_the_samples_finds():
+    x = torch.randn(4096, 3).abs() ** 2
+    found = mmse_threshold(histogram_of(x), 8)
+    for channel in range(3):
+        sample = x[:, channel].double()
+        grid = sample.max() * torch.arange(1, 101) / 100
+        errors = torch.stack([((sample - clip_round(sample, h, 8)) ** 2).sum() for h in grid])
+        at_found = ((sample - clip_round(sample, found[channel], 8)) ** 2).sum()
+        assert at_found <= errors.min() * 1.001
+
+
+def test_a_perfectly_quantised_activation_is_found():
+    x = torch.tensor([0., 1., 2., 3., 4.]).repeat(10)[:, None]
+    histogram = histogram_of(x)
+    assert squared_error(histogram, torch.tensor([4.], dtype=torch.float64), 4, 'round') < 1e-3
+
+
+def test_percentile_ignores_the_outlier_and_max_does_not():
+    x = torch.linspace(0, 1, 100_000)[:, None].clone()
+    x[-1] = 50.
+    assert choose_threshold(histogram_of(x), 'max', 8).item() == 50
+    assert choose_threshold(histogram_of(x), 'percentile', 8).item() == pytest.approx(1., abs=64 / BINS)
+
+
+def test_layer_wise_is_the_threshold_of_all_channels_together():
+    x = torch.rand(256, 2) * torch.tensor([1., 8.])
+    threshold = choose_threshold(histogram_of(x), 'mmse', 8, channel_wise=False)
+    together = choose_threshold(histogram_of(x.reshape(-1, 1)), 'mmse', 8)
+    assert torch.equal(threshold, together)
+
+
+@pytest.mark.parametrize('rule', ['max', 'percentile', 'mmse'])
+@pytest.mark.parametrize('channel_wise', [True, False])
+def test_dead_channels_get_positive_finite_thresholds(rule, channel_wise):
+    some = torch.rand(16, 3, 4, 4)
+    some[:, 1] = 0
+    for x in (some, torch.zeros(16, 3, 4, 4)):
+        threshold = choose_threshold(histogram_of(x), rule, 8, channel_wise)
+        assert (threshold > 0).all() and torch.isfinite(threshold).all()
+
+
+def test_tiny_activations_are_resolved():
+    x = torch.rand(1000, 1) * 1e-6
+    assert 5e-7 < choose_threshold(histogram_of(torch.zeros(1, 1), x), 'mmse', 16).item() <= 1e-6
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match='NaN or infinite'):
+        histogram_of(torch.tensor([[1.], [bad]]))
+
+
+def test_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="'max', 'percentile' or 'mmse'"):
+        choose_threshold(histogram_of(torch.rand(4, 1)), 'median', 8)
