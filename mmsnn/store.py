@@ -1,6 +1,7 @@
 """Storage of activations and spikes during calibration, in memory up to a budget and then in temporary files."""
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,21 +93,31 @@ def pack_spikes(planes: Tensor, spikes: Tensor, start: int) -> None:
         spikes: shape (K, ...).
         start: number of the first step.
     """
-    for step, spike in enumerate(spikes, start):
-        planes[step // 8] |= (spike != 0).to(torch.uint8) << step % 8
+    for plane, bits, steps in _bits(start, start + len(spikes), spikes.ndim, spikes.device):
+        planes[plane] |= ((spikes[steps] != 0).to(torch.uint8) << bits).sum(0, dtype=torch.uint8)
 
 
 def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int) -> Tensor:
     """Return the spikes of steps ``start`` up to ``stop``: 0 or ``threshold``, shape (stop - start, ...)."""
     spikes = torch.empty(stop - start, *planes.shape[1:], dtype=threshold.dtype, device=planes.device)
-    for step, spike in enumerate(spikes, start):
-        torch.mul((planes[step // 8] >> step % 8) & 1, threshold, out=spike)
+    for plane, bits, steps in _bits(start, stop, planes.ndim, planes.device):
+        torch.mul((planes[plane] >> bits) & 1, threshold, out=spikes[steps])
     return spikes
 
 
 def mean_spikes(planes: Tensor, threshold: Tensor, time_steps: int) -> Tensor:
     """Return the firing rate, the mean over T steps, of packed spikes; shape (...) for planes (ceil(T / 8), ...)."""
     count = torch.zeros(planes.shape[1:], dtype=torch.int16, device=planes.device)
-    for step in range(time_steps):
-        count += (planes[step // 8] >> step % 8) & 1
+    for plane in planes:  # the bits of a byte are counted in pairs, then in fours, then all together
+        plane = plane - ((plane >> 1) & 0x55)
+        plane = (plane & 0x33) + ((plane >> 2) & 0x33)
+        count += (plane + (plane >> 4)) & 0x0f
     return count * (threshold / time_steps)
+
+
+def _bits(start: int, stop: int, ndim: int, device: torch.device) -> Iterator[tuple[int, Tensor, slice]]:
+    """For each byte that steps ``start`` up to ``stop`` touch: its plane, the bits in it, and the steps they hold."""
+    for plane in range(start // 8, -(-stop // 8)):
+        first, last = max(start, plane * 8), min(stop, plane * 8 + 8)
+        bits = torch.arange(first % 8, first % 8 + last - first, dtype=torch.uint8, device=device)
+        yield plane, bits.view(-1, *[1] * (ndim - 1)), slice(first - start, last - start)

@@ -1,0 +1,10 @@
+_base_ = './faster-rcnn_r50-thin_fpn_bccd.py'
+
+custom_imports = dict(imports=['mmsnn'])
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmsnn.SpikingBackbone',
+        time_steps=32,
+        backbone=_base_.model.backbone))
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='none', num_images=32)]

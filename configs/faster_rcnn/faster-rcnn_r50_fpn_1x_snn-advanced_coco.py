@@ -1,0 +1,9 @@
+_base_ = './faster-rcnn_r50_fpn_1x_snn-none_coco.py'
+
+custom_hooks = [
+    dict(
+        type='mmsnn.CalibrationHook',
+        pipeline='advanced',
+        potential='channel',  # the spatial mean: image sizes vary
+        num_images=128)
+]

@@ -1,0 +1,36 @@
+"""Figures. Matplotlib is imported where it is needed: nothing else depends on it."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
+                            references: Mapping[str, float], path: str | Path, ylabel: str) -> None:
+    """Draw a score against the number of time steps: one panel per model, one line per method.
+
+    Args:
+        curves: model -> method -> (time steps, score) pairs.
+        references: model -> score of its ANN, drawn as a dashed line.
+        path: image file to write.
+        ylabel: what the score is.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.8), squeeze=False, sharey=True)
+    for axis, (model, methods) in zip(axes[0], curves.items()):
+        if model in references:
+            axis.axhline(references[model], color='black', linestyle='--', linewidth=1, label='ANN')
+        for method, points in methods.items():
+            steps, scores = zip(*sorted(points))
+            axis.plot(steps, scores, marker='o', label=method)
+        ticks = sorted({step for points in methods.values() for step, _ in points})
+        axis.set_xscale('log', base=2)
+        axis.set_xticks(ticks, map(str, ticks))
+        axis.set(title=model, xlabel='time steps T')
+        axis.grid(alpha=.3)
+    axes[0][0].set_ylabel(ylabel)
+    axes[0][-1].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,54 @@
+"""The COCO configs build, convert, calibrate on real images and evaluate (with random weights: no download)."""
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from mmsnn import CalibrationHook  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+COCO = ROOT.parent / 'shared' / 'data' / 'coco'
+CONFIGS = sorted((ROOT / 'configs').glob('*/*_1x_snn-*_coco.py'))
+
+
+def test_there_is_a_config_for_each_detector_and_pipeline():
+    assert len(CONFIGS) == 6
+    for path in CONFIGS:
+        cfg = Config.fromfile(path)
+        assert cfg.custom_hooks[0].pipeline in path.name
+        assert cfg.model.backbone.backbone.depth == 50 and cfg.load_from.endswith('.pth')
+
+
+@pytest.mark.skipif(not COCO.is_dir(), reason=f'no COCO images at {COCO}')
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_two_real_images_from_calibration_to_map(path, tmp_path):
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict({
+        'work_dir': str(tmp_path), 'load_from': None, 'model.backbone.time_steps': 2, 'log_level': 'WARNING',
+        'custom_hooks.0.num_images': 2, 'custom_hooks.0.iterations': 1, 'test_evaluator.ann_file': '',
+    })
+    small = dict(type='Resize', scale=(224, 128), keep_ratio=True)
+    for split, year, loader in (('train', 'train2017', cfg.train_dataloader), ('val', 'val2017', cfg.test_dataloader)):
+        coco = json.loads((COCO / f'instances_{year}.json').read_text())
+        coco['images'] = coco['images'][:2]
+        kept = {image['id'] for image in coco['images']}
+        coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] in kept]
+        (tmp_path / f'{split}.json').write_text(json.dumps(coco))
+        loader.dataset.update(data_root='', ann_file=str(tmp_path / f'{split}.json'),
+                              data_prefix=dict(img=str(COCO / year)))
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.pipeline = [small if t['type'] == 'Resize' else t for t in loader.dataset.pipeline]
+    # Random weights give no confident detection: keep some, so that there is something to evaluate.
+    cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg).score_thr = 0.
+    cfg.test_evaluator.ann_file = str(tmp_path / 'val.json')
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    backbone = runner.model.backbone
+    assert backbone.snn.settings['pipeline'] in path.name and len(backbone.snn.neurons) == 49
+    assert 'coco/bbox_mAP' in metrics
+    assert any(isinstance(hook, CalibrationHook) for hook in runner.hooks)

@@ -1,0 +1,54 @@
+"""Run a script of the OpenMMLab package that a config belongs to."""
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+
+
+def find_config(arguments: list) -> str | None:
+    """Return the first argument that is a config file, or None if none looks like one.
+
+    Raises:
+        SystemExit: Only files that do not exist are named.
+    """
+    candidates = [argument for argument in arguments if argument.endswith(CONFIG_SUFFIXES) and argument[0] != '-']
+    for candidate in candidates:
+        if Path(candidate).is_file():
+            return candidate
+    if candidates:
+        sys.exit(f"config '{candidates[0]}' does not exist (looked in {Path.cwd()})")
+    return None
+
+
+def run_script(name: str) -> None:
+    """Run ``name`` (``'train'`` or ``'test'``) of mmdet or mmpretrain with the arguments in ``sys.argv``.
+
+    The packages carry their scripts, so no copy is needed here. Which package it is stands in the config as
+    ``default_scope``; without a config it is mmdet, whose script then explains the arguments.
+
+    Raises:
+        SystemExit: The config, the package or its script is missing.
+    """
+    # Data and checkpoints may be anywhere, but `mmsnn` must import even where it is not installed.
+    sys.path.insert(0, str(ROOT))
+    config = find_config(sys.argv[1:])
+    if config is None:
+        if not {'-h', '--help'} & set(sys.argv[1:]):
+            sys.exit(f'usage: python {sys.argv[0]} CONFIG ...   (-h explains the arguments)')
+        scope = 'mmdet'
+    else:
+        scope = Config.fromfile(config, import_custom_modules=False).get('default_scope')
+        if scope is None:
+            sys.exit(f"config '{config}' has no default_scope; set default_scope = 'mmdet' (or 'mmpretrain')")
+    package = importlib.util.find_spec(scope)
+    if package is None:
+        sys.exit(f"'{scope}', the default_scope of the config, is not installed")
+    script = Path(package.submodule_search_locations[0], '.mim', 'tools', f'{name}.py')
+    if not script.is_file():
+        sys.exit(f'{scope} carries no {script}; install it as a wheel, or run tools/{name}.py of its source directly')
+    runpy.run_path(str(script), run_name='__main__')

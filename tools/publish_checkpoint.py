@@ -1,0 +1,51 @@
+"""Strip a training checkpoint to what inference needs: ``python tools/publish_checkpoint.py IN OUT``.
+
+Unlike mmdet's ``publish_model.py`` this also drops the config text and the log history, which name paths of the
+machine that trained and do not load with ``torch.load(weights_only=True)``.
+"""
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def to_plain(value):
+    """Turn nested tuples, arrays and numpy scalars into lists and plain Python values."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_plain(item) for item in value]
+    return to_plain(value.tolist()) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def publish(source, target) -> None:
+    """Write weights (float32) and data set names of ``source`` to ``target``, all or nothing.
+
+    Args:
+        source: A checkpoint of mmengine's Runner. It is unpickled: use files that you trust.
+        target: The file to write.
+    """
+    checkpoint = torch.load(source, map_location='cpu', weights_only=False)
+    # clone() lets go of storage that is shared with, or larger than, the tensor.
+    state_dict = {
+        key: (value.float() if value.is_floating_point() else value).clone()
+        for key, value in checkpoint['state_dict'].items()
+    }
+    meta = {key: checkpoint['meta'][key] for key in ('dataset_meta', 'epoch') if key in checkpoint.get('meta', {})}
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.publish-', dir=target.parent) as scratch:
+        temporary = Path(scratch, target.name)
+        torch.save(dict(meta=to_plain(meta), state_dict=state_dict), temporary)
+        torch.load(temporary, weights_only=True)  # fail here, not at the user's
+        os.replace(temporary, target)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', help='checkpoint of a training run')
+    parser.add_argument('target', help='file to write, for example checkpoints/NAME.pth')
+    publish(**vars(parser.parse_args()))
