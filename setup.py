@@ -17,10 +17,10 @@ setup(
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet exist as upstream packages and as maintained forks under other names with the
     # same import names: requiring either by name would make pip lay it over the other. Hence extras.
-    install_requires=['torch', 'numpy'],
+    install_requires=['torch', 'numpy', 'tqdm'],
     extras_require={
         'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'],
         'demo': ['scikit-learn', 'matplotlib'],
-        'dev': ['pytest'],
+        'dev': ['pytest', 'ruff'],
     },
 )

@@ -101,7 +101,6 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
 
 def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = False) -> dict[str, ActivationHistogram]:
     """Stream the ANN's activations over all batches into a histogram per layer of neurons."""
-    plan = Plan(snn.graph, snn.neuron_nodes)
     histograms: dict[str, ActivationHistogram] = {}
 
     def watch(name: str):

@@ -73,8 +73,8 @@ class CalibrationHook(Hook):
                 todo[name] = backbone
                 continue
             if settings['pipeline'] != self.pipeline:
-                raise RuntimeError(f"the checkpoint's {name} was calibrated with pipeline={settings['pipeline']!r}, the "
-                                   f'config asks for {self.pipeline!r}. Use the same, or test the ANN checkpoint.')
+                raise RuntimeError(f"the checkpoint's {name} was calibrated with pipeline={settings['pipeline']!r}, "
+                                   f'the config asks for {self.pipeline!r}. Use the same, or test the ANN checkpoint.')
             logger.info(f'{name}: using the calibration of the checkpoint ({settings})')
         if not todo:
             return

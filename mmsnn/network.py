@@ -45,7 +45,7 @@ class SpikingNetwork(nn.Module):
         # JSON in a buffer: everything that copies a model's tensors (mmengine's checkpoints, DDP) takes it along.
         self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
         self._plan: Plan | None = None
-        self.requires_grad_(False)
+        self.requires_grad_(False).eval()
 
     @property
     def graph(self) -> fx.Graph:
@@ -118,6 +118,14 @@ class SpikingNetwork(nn.Module):
         shift = threshold / 2 if self.settings['shift'] else 0.
         return bias + (initial - shift) / self.time_steps
 
+    def train(self, mode: bool = True) -> 'SpikingNetwork':
+        """Stay in evaluation mode: a batch normalisation that could not be folded must use its running statistics."""
+        return super().train(False)
+
+    def __getstate__(self) -> dict:
+        # A plan refers to the nodes of this very graph: a copy makes its own.
+        return {**self.__dict__, '_plan': None}
+
     @property
     def settings(self) -> dict | None:
         return json.loads(bytes(self._settings.tolist())) if len(self._settings) else None
@@ -134,5 +142,5 @@ class SpikingNetwork(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         settings = self.settings
         if settings is not None and settings['time_steps'] != self.time_steps:
-            raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
-                               f'time_steps={self.time_steps}. Use the same number, or calibrate again from the ANN.')
+            raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network '
+                               f'has time_steps={self.time_steps}. Use the same number, or calibrate again from the ANN.')

@@ -4,7 +4,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from .neurons import IFNeuron
 from .operations import is_affine, is_max_pool, module_of, reads_shape
@@ -12,11 +12,11 @@ from .operations import is_affine, is_max_pool, module_of, reads_shape
 Env = dict[fx.Node, object]
 
 
-def evaluate(node: fx.Node, env: Mapping[fx.Node, object]) -> object:
-    """Compute one node of a traced graph from the values of its inputs."""
+def evaluate(node: fx.Node, env: Mapping[fx.Node, object], module: nn.Module | None) -> object:
+    """Compute one node of a traced graph from the values of its inputs; ``module`` is the one that it calls, if any."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
     if node.op == 'call_module':
-        return module_of(node)(*args, **kwargs)
+        return module(*args, **kwargs)
     if node.op == 'call_function':
         return node.target(*args, **kwargs)
     if node.op == 'call_method':
@@ -72,6 +72,7 @@ class Plan:
             if not reads_shape(node) and self.batched.intersection(node.all_input_nodes):
                 self.batched.add(node)
         self.running = {n for n in self.varying if not is_neuron(n) and not is_affine(n, varies)}
+        self.modules = {node: module_of(node) for node in (*self.static, *self.varying)}
         self._expires = self._last_uses()
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
@@ -91,14 +92,14 @@ class Plan:
         """Run the static nodes, given the values of ``inputs``; call it once per input."""
         env = dict(values)
         for node in self.static:
-            env[node] = evaluate(node, env)
+            env[node] = evaluate(node, env, self.modules[node])
         return env
 
     def analog(self, values: Env) -> Env:
         """Run everything as the ANN (neurons rectify), given the values of ``inputs`` and ``sources``."""
         env = self.once(values)
         for node in self.varying:
-            env[node] = evaluate(node, env)
+            env[node] = evaluate(node, env, self.modules[node])
             for used in self._expires.get(node, ()):
                 del env[used]
         return env
@@ -124,12 +125,13 @@ class Plan:
             for source in self.sources:
                 env[source] = spikes(source, start, start + steps).flatten(0, 1)
             for node in self.varying:
-                if is_neuron(node):
-                    env[node] = _fire(node, env, state)
+                module = self.modules[node]
+                if isinstance(module, IFNeuron):
+                    env[node] = _fire(node, env, module, state)
                 elif node in self.running:
-                    env[node] = _run_analog(node, env, state, start)
+                    env[node] = _run_analog(node, env, module, state, start)
                 else:
-                    env[node] = evaluate(node, env)
+                    env[node] = evaluate(node, env, module)
                 for used in self._expires.get(node, ()):
                     del env[used]
             yield {target: env.unfolded(target) for target in self.targets if target in self.varies}
@@ -157,8 +159,8 @@ class _Chunk(dict):
         return self[node].unflatten(0, (self.steps, -1))
 
 
-def _fire(node: fx.Node, env: _Chunk, state: dict) -> Tensor:
-    neuron, currents = module_of(node), env.unfolded(node.args[0])
+def _fire(node: fx.Node, env: _Chunk, neuron: IFNeuron, state: dict) -> Tensor:
+    currents = env.unfolded(node.args[0])
     if node not in state:
         # The spikes of one chunk are read within it, so the next one can use the same memory.
         state[node] = [neuron.start(currents[0]), currents.new_empty(currents.shape)]
@@ -166,7 +168,7 @@ def _fire(node: fx.Node, env: _Chunk, state: dict) -> Tensor:
     return neuron.fire(currents, potential, out=buffer[:len(currents)]).flatten(0, 1)
 
 
-def _run_analog(node: fx.Node, env: _Chunk, state: dict, start: int) -> Tensor:
+def _run_analog(node: fx.Node, env: _Chunk, module: nn.Module | None, state: dict, start: int) -> Tensor:
     """Let a nonlinear operation f follow the mean of its input over time.
 
     It puts out the increase of ``t f(mean of the first t inputs)``, so that the mean of its outputs over T steps is
@@ -180,7 +182,8 @@ def _run_analog(node: fx.Node, env: _Chunk, state: dict, start: int) -> Tensor:
     for step in range(env.steps):
         sums = {arg: sums[arg] + value[step] if sums else value[step].clone() for arg, value in inputs.items()}
         count = 1 if homogeneous else start + step + 1
-        before, total = total, evaluate(node, ChainMap({arg: value / count for arg, value in sums.items()}, env)) * count
+        means = ChainMap({arg: value / count for arg, value in sums.items()}, env)
+        before, total = total, evaluate(node, means, module) * count
         outputs.append(total - before)
     state[node] = (sums, total)
     return torch.cat(outputs)

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,26 +29,23 @@ class Store:
         self.peak = 0
         self._tensors: dict[object, tuple[Tensor, bool]] = {}
 
-    def empty(self, key: object, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Make room for a tensor under ``key`` and return it, to be filled.
+    def put(self, key: object, value: Tensor) -> None:
+        """Keep a copy of ``value`` under ``key``.
 
         Raises:
             OSError: the disk cannot hold it; the message says how much is missing where.
         """
         self.drop(key)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        spill = self.in_memory + nbytes > self.budget and nbytes > 0
-        tensor = self._mapped(shape, dtype, nbytes) if spill else torch.empty(shape, dtype=dtype)
-        if spill:
-            self.in_files += nbytes
+        spill = self.in_memory + value.nbytes > self.budget
+        if spill and value.nbytes:
+            kept = self._mapped(value)
+            self.in_files += value.nbytes
         else:
-            self.in_memory += nbytes
+            kept, spill = torch.empty(value.shape, dtype=value.dtype), False
+            self.in_memory += value.nbytes
+        kept.copy_(value)
         self.peak = max(self.peak, self.in_memory + self.in_files)
-        self._tensors[key] = tensor, spill
-        return tensor
-
-    def put(self, key: object, value: Tensor) -> None:
-        self.empty(key, tuple(value.shape), value.dtype).copy_(value)
+        self._tensors[key] = kept, spill
 
     def __contains__(self, key: object) -> bool:
         return key in self._tensors
@@ -67,18 +63,20 @@ class Store:
         else:
             self.in_memory -= tensor.nbytes
 
-    def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype, nbytes: int) -> Tensor:
+    def _mapped(self, like: Tensor) -> Tensor:
+        """Map a new file of the size of ``like``."""
         try:
             descriptor, path = tempfile.mkstemp(prefix='mmsnn-', dir=self.folder)
             try:
                 # Reserve the blocks now: writing through a map into a full disk would kill the process.
-                os.posix_fallocate(descriptor, 0, nbytes)
-                return torch.from_file(path, shared=True, size=nbytes, dtype=torch.uint8).view(dtype).view(shape)
+                os.posix_fallocate(descriptor, 0, like.nbytes)
+                mapped = torch.from_file(path, shared=True, size=like.nbytes, dtype=torch.uint8)
+                return mapped.view(like.dtype).view(like.shape)
             finally:
                 os.close(descriptor)
                 os.unlink(path)
         except OSError as error:
-            needed = (self.in_files + nbytes) / GIBI
+            needed = (self.in_files + like.nbytes) / GIBI
             raise OSError(error.errno, f'calibration needs more than {needed:.1f} GiB of temporary files in '
                           f'{self.folder} ({error.strerror}). Free space there, set TMPDIR to a larger disk, raise '
                           'memory_budget, or use fewer or smaller calibration images') from error

@@ -29,6 +29,7 @@ class Sweep:
         self.snn = snn
         self.batches = batches
         self.store = store
+        self.device = batches[0].device
         # The ANN's stream must not see weights that have been calibrated on the way.
         self.ann = copy.deepcopy(snn.network)
         self._ann_nodes = dict(zip(snn.graph.nodes, self.ann.graph.nodes))
@@ -64,9 +65,8 @@ class Layer:
         twin = sweep._ann_nodes
         self._ann_plan = Plan(sweep.ann.graph, [twin[self.current]], [twin[n] for n in neuron_nodes])
 
-    @property
-    def _store(self) -> Store:
-        return self.sweep.store
+    def _stored(self, kind: str, node: fx.Node, index: int) -> Tensor:
+        return self.sweep.store.get((kind, node, index)).to(self.sweep.device)
 
     def _inputs(self, plan: Plan, index: int) -> Env:
         return {node: self.sweep.batches[index] for node in plan.inputs}
@@ -74,19 +74,19 @@ class Layer:
     def activation(self, index: int) -> Tensor:
         """The ANN's activation for one batch, shape (N, C, ...); computed at the first call, then stored."""
         key = 'activation', self.node, index
-        if key not in self._store:
+        if key not in self.sweep.store:
             twin = self.sweep._ann_nodes
             values = self._inputs(self._ann_plan, index)
-            values |= {twin[node]: self._store.get(('activation', node, index)) for node in self.plan.sources}
-            self._store.put(key, self.neuron(self._ann_plan.analog(values)[twin[self.current]]))
-        return self._store.get(key)
+            values |= {twin[node]: self._stored('activation', node, index) for node in self.plan.sources}
+            self.sweep.store.put(key, self.neuron(self._ann_plan.analog(values)[twin[self.current]]))
+        return self._stored(*key)
 
     def mean_inputs(self, index: int) -> Env:
         """Input and mean incoming spikes of the SNN for one batch: values for ``plan.analog``."""
         values = self._inputs(self.plan, index)
         time_steps = self.sweep.snn.time_steps
         for node in self.plan.sources:
-            planes = self._store.get(('spikes', node, index))
+            planes = self._stored('spikes', node, index)
             values[node] = mean_spikes(planes, self._spike_height(node, planes[0]), time_steps)
         return values
 
@@ -97,28 +97,30 @@ class Layer:
             index: of the batch.
             keep: store the spikes, as the input of the layers behind.
         """
-        snn, store = self.sweep.snn, self._store
+        snn = self.sweep.snn
         values = self._inputs(self.plan, index)
-        example = store.get(('activation', self.node, index))
-        planes = potential = total = None
-        if keep:
-            planes = store.empty(('spikes', self.node, index), (-(-snn.time_steps // 8), *example.shape), torch.uint8)
-            planes.zero_()
+        potential = total = planes = None
         start = 0
-        for currents in self._currents(values, index, example):
+        for currents in self._currents(values, index):
             if potential is None:
                 potential, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
+                if keep:
+                    planes = total.new_zeros((-(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
             spikes = self.neuron.fire(currents, potential)
             for spike in spikes:
                 total += spike
             if keep:
                 pack_spikes(planes, spikes, start)
             start += len(spikes)
+        if keep:
+            self.sweep.store.put(('spikes', self.node, index), planes)
         return total / snn.time_steps
 
-    def _currents(self, values: Env, index: int, example: Tensor) -> Iterator[Tensor]:
+    def _currents(self, values: Env, index: int) -> Iterator[Tensor]:
+        """Yield the current into the layer, chunk after chunk of steps, shape (K, N, C, ...)."""
         snn = self.sweep.snn
-        chunk_steps = snn.chunk_steps or chunk_steps_for(example, snn.time_steps)
+        activation = self.sweep.store.get(('activation', self.node, index))
+        chunk_steps = snn.chunk_steps or chunk_steps_for(activation, snn.time_steps)
         if self.current not in self.plan.varies:  # constant: the stem
             current = self.plan.once(values)[self.current]
             for start in range(0, snn.time_steps, chunk_steps):
@@ -126,9 +128,10 @@ class Layer:
                 yield current.unsqueeze(0).expand(steps, *current.shape)
             return
 
+        planes = {node: self._stored('spikes', node, index) for node in self.plan.sources}
+
         def incoming(node: fx.Node, start: int, stop: int) -> Tensor:
-            planes = self._store.get(('spikes', node, index))
-            return unpack_spikes(planes, self._spike_height(node, planes[0]), start, stop)
+            return unpack_spikes(planes[node], self._spike_height(node, planes[node][0]), start, stop)
 
         for chunk in self.plan.simulate(values, snn.time_steps, chunk_steps, incoming):
             yield chunk[self.current]

@@ -6,13 +6,14 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from mmdet.registry import MODELS  # noqa: E402
-from mmdet.utils import register_all_modules  # noqa: E402
-from mmengine.runner import save_checkpoint as mmengine_save_checkpoint  # noqa: E402
-from mmengine.runner.checkpoint import get_state_dict, load_checkpoint  # noqa: E402
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.runner import save_checkpoint as mmengine_save_checkpoint
+from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 
-from mmsnn import ConversionError  # noqa: E402
-from networks import randomise_norms  # noqa: E402
+from mmsnn import ConversionError
+
+from networks import randomise_norms
 
 register_all_modules()
 THIN = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)

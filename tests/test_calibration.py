@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import mmsnn
 from mmsnn.calibration import observe
 from mmsnn.store import Store
 from mmsnn.sweep import Sweep
+
 from networks import Residual, randomise_norms
 
 T = 8
@@ -184,6 +186,18 @@ def test_state_holds_everything():
     assert fresh.settings == snn.settings and fresh.settings['pipeline'] == 'advanced'
     with pytest.raises(RuntimeError, match='time_steps=8'):
         mmsnn.convert(ann, 16).load_state_dict(snn.state_dict())
+
+
+@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda snn: pickle.loads(pickle.dumps(snn))],
+                         ids=['deepcopy', 'pickle'])
+def test_copies_are_independent(duplicate):
+    snn, _ = calibrated(network(), batches(), 'light')
+    x = torch.randn(2, 3, 16, 16)
+    expected = snn(x)  # and makes its plan, which a copy must not share
+    other = duplicate(snn)
+    assert torch.equal(other(x), expected)
+    mmsnn.calibrate(other, batches(), 'none', progress=False, threshold='max')
+    assert torch.equal(snn(x), expected) and not torch.equal(other(x), expected)
 
 
 def test_batch_size_and_chunks_give_the_same_outputs():

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip('mmdet')
 
-from mmengine.config import Config  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
+from mmengine.config import Config
+from mmengine.runner import Runner
 
-from mmsnn import CalibrationHook  # noqa: E402
+from mmsnn import CalibrationHook
 
 ROOT = Path(__file__).parent.parent
 COCO = ROOT.parent / 'shared' / 'data' / 'coco'

@@ -8,6 +8,7 @@ from torch import nn
 
 import mmsnn
 from mmsnn.operations import module_of
+
 from networks import Functional, Residual, randomise_norms
 
 

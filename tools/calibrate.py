@@ -1,7 +1,8 @@
 """Calibrate a spiking model offline: ``python tools/calibrate.py CONFIG ANN_CHECKPOINT -o OUT.pth``.
 
 The config is that of the spiking model, with mmsnn.SpikingBackbone and mmsnn.CalibrationHook. The result tests
-without calibrating again (``tools/test.py CONFIG OUT.pth``) and loads with mmdet's ``init_detector(CONFIG, 'OUT.pth')``.
+without calibrating again (``tools/test.py CONFIG OUT.pth``) and loads with mmdet's
+``init_detector(CONFIG, 'OUT.pth')``.
 """
 import argparse
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mmengine.config import Config, DictAction  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
 
-from mmsnn.checkpoint import save_checkpoint  # noqa: E402
-from mmsnn.hooks import CalibrationHook, calibration_hook  # noqa: E402
+from mmsnn.checkpoint import save_checkpoint
+from mmsnn.hooks import CalibrationHook, calibration_hook
 
 
 def main() -> None:

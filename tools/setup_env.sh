@@ -48,10 +48,12 @@ free_gb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
 say "environment: $(pwd)/.venv with $("$python" -V) ($python)"
 [ -x .venv/bin/python ] && [ "$(.venv/bin/python -VV 2>/dev/null)" = "$("$python" -VV)" ] || { rm -rf .venv; "$python" -m venv .venv; }
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+# On a terminal pip's own progress bars show that something happens; in a log they are noise.
+quiet=--quiet; [ -t 1 ] && quiet=--progress-bar=on
 pinned() { grep -E "^$1==" requirements.txt; }
 
 say "1/4 PyTorch (downloads about 3 GB the first time)"
-pip install --quiet --progress-bar on "$(pinned torch)" "$(pinned torchvision)" 'setuptools<81' wheel ninja psutil
+pip install $quiet "$(pinned torch)" "$(pinned torchvision)" 'setuptools<81' wheel ninja psutil
 
 mmcv=$(pinned onedl-mmcv)
 abi=$(.venv/bin/python -c 'import sys, torch, platform; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}-{platform.machine()}")')
@@ -85,7 +87,7 @@ fi
 
 say "3/4 mmengine, mmdetection, mmpretrain and tools"
 pip install --quiet --no-deps "$wheels"/*.whl
-pip install --quiet --no-build-isolation -r requirements.txt
+pip install $quiet --no-build-isolation -r requirements.txt
 
 say "4/4 mmsnn itself (editable)"
 pip install --quiet --no-build-isolation --no-deps -e .

@@ -6,7 +6,7 @@ _base_ = [
 
 model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))
 
-max_epochs = 12
+max_epochs = 10
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -7,4 +7,4 @@ model = dict(
         type='mmsnn.SpikingBackbone',
         time_steps=32,
         backbone=_base_.model.backbone))
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='none', num_images=32)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='none', num_images=16)]

@@ -1,3 +1,3 @@
 _base_ = './faster-rcnn_r50-thin_fpn_snn-none_digits.py'
 
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='light', num_images=32)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='light', num_images=16)]
