@@ -143,4 +143,4 @@ class SpikingNetwork(nn.Module):
         settings = self.settings
         if settings is not None and settings['time_steps'] != self.time_steps:
             raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network '
-                               f'has time_steps={self.time_steps}. Use the same number, or calibrate again from the ANN.')
+                               f'has time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
