@@ -180,7 +180,10 @@ def main() -> None:
     for name, default in dict(train=1200, val=100, test=120).items():
         parser.add_argument(f'--{name}', type=int, default=default, help=f'number of {name} scenes ({default})')
     parser.add_argument('--seed', type=int, default=0, help='the same seed gives the same bytes (0)')
-    made = make_digits(**vars(parser.parse_args()))
+    try:
+        made = make_digits(**vars(parser.parse_args()))
+    except FileExistsError as error:
+        parser.error(str(error))
     print('done' if made else 'already complete, nothing to do')
 
 

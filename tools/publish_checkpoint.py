@@ -22,7 +22,10 @@ def to_plain(value):
 
 
 def publish(source, target) -> None:
-    """Write weights (float32) and data set names of ``source`` to ``target``, all or nothing.
+    """Write weights and data set names of ``source`` to ``target``, all or nothing.
+
+    Weights are rounded to half precision (they load into float32 models as they are), which halves the file; biases
+    and the statistics of normalisation stay float32, whose range they may need.
 
     Args:
         source: A checkpoint of mmengine's Runner. It is unpickled: use files that you trust.
@@ -31,7 +34,8 @@ def publish(source, target) -> None:
     checkpoint = torch.load(source, map_location='cpu', weights_only=False)
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
-        key: (value.float() if value.is_floating_point() else value).clone()
+        key: value.to(torch.float16 if value.ndim > 1 else torch.float32).clone() if value.is_floating_point()
+        else value.clone()
         for key, value in checkpoint['state_dict'].items()
     }
     meta = {key: checkpoint['meta'][key] for key in ('dataset_meta', 'epoch') if key in checkpoint.get('meta', {})}

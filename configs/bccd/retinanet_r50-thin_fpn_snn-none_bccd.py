@@ -7,4 +7,5 @@ model = dict(
         type='mmsnn.SpikingBackbone',
         time_steps=32,
         backbone=_base_.model.backbone))
+load_from = None  # what the ANN's training started from
 custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='none', num_images=16)]
