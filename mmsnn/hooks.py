@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .backbone import SpikingBackbone
 from .registry import HOOKS
@@ -30,7 +32,7 @@ class CalibrationHook(Hook):
         num_images: how many training images.
         batch_size: images per calibration batch. With 1, the default, no image is padded to another's size.
         dataset: config of the data set to draw from; by default that of ``train_dataloader``.
-        seed: of the choice of images.
+        seed: of the choice of images, and of the order in which weights calibration draws them.
         memory_gb: memory for stored activations and spikes in GiB; more goes to temporary files.
         **options: replace single choices of the pipeline; see :class:`mmsnn.Pipeline`.
     """
@@ -85,8 +87,8 @@ class CalibrationHook(Hook):
             for name, backbone in todo.items():
                 logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {backbone.snn.time_steps}, '
                             f'{sum(map(len, batches))} images')
-                report = backbone.calibrate(batches, self.pipeline, memory_budget=int(self.memory_gb * GIBI),
-                                            **self.options)
+                options = dict(seed=self.seed, progress=is_main_process(), memory_budget=int(self.memory_gb * GIBI))
+                report = backbone.calibrate(batches, self.pipeline, **{**options, **self.options})
                 logger.info(f'{name}, calibrated:\n{report}')
         finally:
             model.train(training)
@@ -105,7 +107,8 @@ class CalibrationHook(Hook):
             raise ValueError(f'calibration asks for {self.num_images} images, but its data set has {len(dataset)}: '
                              'lower num_images')
         indices = np.random.default_rng(self.seed).permutation(len(dataset))[:self.num_images].tolist()
-        for start in range(0, len(indices), self.batch_size):
+        starts = range(0, len(indices), self.batch_size)
+        for start in tqdm(starts, 'loading images', unit='batch', disable=not self.options.get('progress', True)):
             samples = [dataset[index] for index in indices[start:start + self.batch_size]]
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
@@ -149,7 +152,7 @@ def calibration_hook(cfg: Config) -> CalibrationHook:
     Raises:
         ValueError: it names none.
     """
-    for hook in cfg.get('custom_hooks', []):
+    for hook in cfg.get('custom_hooks') or []:
         if hook['type'] in ('mmsnn.CalibrationHook', CalibrationHook):
             return HOOKS.build(hook)
     raise ValueError(f"{cfg.filename} has no CalibrationHook; add custom_hooks = [dict(type='mmsnn.CalibrationHook', "

@@ -69,7 +69,9 @@ class Layer:
         return self.sweep.store.get((kind, node, index)).to(self.sweep.device)
 
     def _inputs(self, plan: Plan, index: int) -> Env:
-        return {node: self.sweep.batches[index] for node in plan.inputs}
+        """Values of the placeholders that a plan reads (of either graph: both name them alike)."""
+        bound = {node.target: value for node, value in self.sweep.snn.bind(self.sweep.batches[index]).items()}
+        return {node: bound[node.target] for node in plan.inputs}
 
     def activation(self, index: int) -> Tensor:
         """The ANN's activation for one batch, shape (N, C, ...); computed at the first call, then stored."""

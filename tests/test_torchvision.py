@@ -11,7 +11,8 @@ models = pytest.importorskip('torchvision.models')
 
 @pytest.mark.parametrize('name, layers', [
     ('vgg11', 10), ('vgg11_bn', 10), ('alexnet', 7), ('mobilenet_v2', 35), ('mnasnet0_5', 35), ('regnet_x_400mf', 67),
-    ('resnext50_32x4d', 49), ('shufflenet_v2_x0_5', 37), ('squeezenet1_0', 26), ('googlenet', 57), ('densenet121', 121)])
+    ('resnext50_32x4d', 49), ('shufflenet_v2_x0_5', 37), ('squeezenet1_0', 26), ('googlenet', 57),
+    ('densenet121', 121)])
 def test_classifiers_convert_exactly_and_spike(name, layers):
     options = dict(aux_logits=False, init_weights=False) if name == 'googlenet' else {}
     ann, x = randomise_norms(getattr(models, name)(**options)).eval(), torch.randn(1, 3, 64, 64)
