@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,3 +169,17 @@ def test_demo_writes_table_and_figure_and_resumes(tmp_path):
     assert rows[0]['bbox_mAP'] > .5 and (tmp_path / 'map.png').stat().st_size > 1000
     assert '2 of 2 rows' in first and 'Baseline (`none`)' in first
     assert '0 of 2 rows' in run_tool('demo', *arguments)
+
+
+def test_publishing_keeps_weights_and_class_names_only(tmp_path):
+    from publish_checkpoint import publish
+    state = dict(weight=torch.randn(4, 4), bias=torch.randn(4), num_batches_tracked=torch.tensor(3))
+    torch.save(dict(state_dict=state, optimizer=dict(lr=1.), meta=dict(
+        dataset_meta=dict(classes=('a', 'b'), palette=[np.int64(1)]), epoch=3, cfg='a path')), tmp_path / 'in.pth')
+    publish(tmp_path / 'in.pth', tmp_path / 'out' / 'published.pth')
+    published = torch.load(tmp_path / 'out' / 'published.pth', weights_only=True)
+    assert published['meta'] == dict(dataset_meta=dict(classes=['a', 'b'], palette=[1]), epoch=3)
+    assert published.keys() == {'meta', 'state_dict'}
+    torch.testing.assert_close(published['state_dict']['weight'].float(), state['weight'], rtol=1e-3, atol=1e-4)
+    assert torch.equal(published['state_dict']['bias'], state['bias'])
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['published.pth']
