@@ -129,8 +129,9 @@ def main() -> None:
           f'are those of configs/{args.data} (the paper uses more: 128 images, 5,000 iterations)', flush=True)
     started = time.time()
     threads = max(1, CORES // workers)
-    # OpenMP reads this when the worker imports torch; waiting threads must not keep the cores busy.
-    os.environ.update(OMP_NUM_THREADS=str(threads))
+    # For the workers. OpenMP reads its variable when torch is imported: waiting threads must not keep the cores busy.
+    # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same.
+    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
     with ProcessPoolExecutor(workers, get_context('spawn'), start_worker, (threads,)) as pool:
         futures = [pool.submit(evaluate, args.data, *job, str(work_dir)) for job in todo]
         for count, future in enumerate(as_completed(futures), 1):
