@@ -33,6 +33,7 @@ class SpikingBackbone(BaseModule):
         super().__init__(init_cfg=None)
         # The ANN is kept to load plain checkpoints, outside of _modules: it is no part of the spiking model's state.
         self._ann = (MMENGINE_MODELS.build(backbone),)
+        self._ann[0].train(False)
         self._options = dict(time_steps=time_steps, include=include, exclude=exclude, readout=readout,
                              chunk_steps=chunk_steps)
         self.snn = convert(self._ann[0], **self._options)
