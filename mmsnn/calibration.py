@@ -91,10 +91,15 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
         sweep = Sweep(snn, batches, Store(memory_budget))
         steps = Progress(sweep, chosen, progress)
         calibrated: set[nn.Module] = set()
-        for layer, row in zip(sweep, report):
-            steps.layer(layer.name)
-            row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
-        steps.close()
+        try:
+            for layer, row in zip(sweep, report):
+                steps.layer(layer.name)
+                row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
+        except BaseException:  # an interrupt too: the next attempt must start from the ANN's own weights
+            snn.network.load_state_dict(sweep.ann.state_dict())
+            raise
+        finally:
+            steps.close()
     snn.settings = dict(pipeline=pipeline, time_steps=snn.time_steps, **chosen.as_dict())
     return report
 

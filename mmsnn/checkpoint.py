@@ -4,32 +4,38 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .version import __version__
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, meta: dict | None = None) -> None:
-    """Write a model's state so that ``path`` never holds a part of it.
-
-    The file is written beside its destination under a temporary name, flushed to the disk and renamed. It holds
-    tensors and plain types only and loads with ``weights_only=True``.
+    """Save a model's state and the names of its classes.
 
     Args:
         model: whose ``state_dict()`` is saved.
-        path: the file.
+        path: the file; see :func:`write_checkpoint`.
         meta: of the ANN's checkpoint; the names of the classes are taken over from it.
+    """
+    kept = {key: meta[key] for key in ('dataset_meta', 'CLASSES') if meta and key in meta}
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    write_checkpoint(state, dict(kept, mmsnn_version=__version__), path)
+
+
+def write_checkpoint(state_dict: dict[str, Tensor], meta: dict, path: str | Path) -> None:
+    """Write a checkpoint so that ``path`` never holds a part of one.
+
+    The file is written beside its destination under a temporary name, flushed to the disk and renamed. It holds
+    tensors and plain types only (``meta`` is converted) and loads with ``weights_only=True``.
 
     Raises:
         OSError: the file cannot be written; what stood there before is untouched.
     """
     path = Path(path)
-    kept = {key: _plain(meta[key]) for key in ('dataset_meta', 'CLASSES') if meta and key in meta}
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent or '.')
     try:
         with os.fdopen(descriptor, 'wb') as file:
-            torch.save(dict(state_dict=state, meta=dict(kept, mmsnn_version=__version__)), file)
+            torch.save(dict(state_dict=state_dict, meta=_plain(meta)), file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -108,7 +108,8 @@ class CalibrationHook(Hook):
                              'lower num_images')
         indices = np.random.default_rng(self.seed).permutation(len(dataset))[:self.num_images].tolist()
         starts = range(0, len(indices), self.batch_size)
-        for start in tqdm(starts, 'loading images', unit='batch', disable=not self.options.get('progress', True)):
+        show = self.options.get('progress', is_main_process())
+        for start in tqdm(starts, 'loading images', unit='batch', disable=not show):
             samples = [dataset[index] for index in indices[start:start + self.batch_size]]
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']

@@ -66,7 +66,7 @@ class IFNeuron(nn.Module):
             ValueError: the initial potential is per position and was calibrated for another image size.
         """
         initial = per_channel(self.initial_potential, current)
-        if initial.ndim > 1 and self.initial_potential.ndim > 1 and initial.shape != current.shape[1:]:
+        if self.initial_potential.ndim > 1 and initial.shape != current.shape[1:]:
             raise ValueError(
                 f'the initial potential was calibrated per position for feature maps of {tuple(initial.shape)}, but '
                 f"this input gives {tuple(current.shape[1:])}. Use images of the calibrated size, or calibrate with "

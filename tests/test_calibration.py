@@ -266,6 +266,26 @@ def test_failure_leaves_nothing_that_looks_calibrated(monkeypatch):
     assert snn.settings is None
 
 
+def test_interrupted_weights_calibration_can_be_repeated(monkeypatch):
+    data, ann = batches(), network()
+    expected, _ = calibrated(ann, data, 'advanced', **QUICK)
+    snn = mmsnn.convert(ann, T)
+    calibrate_layer = mmsnn.calibration.calibrate_layer
+
+    def interrupt(layer, *args):
+        if layer.name == 'relu_2':
+            raise KeyboardInterrupt
+        return calibrate_layer(layer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr('mmsnn.calibration.calibrate_layer', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            mmsnn.calibrate(snn, data, 'advanced', progress=False, **QUICK)
+    assert torch.equal(snn.network.conv2.weight, mmsnn.convert(ann, T).network.conv2.weight)
+    mmsnn.calibrate(snn, data, 'advanced', progress=False, **QUICK)
+    assert all(torch.equal(value, snn.state_dict()[key]) for key, value in expected.state_dict().items())
+
+
 def test_overflowing_network_names_the_layer():
     ann = network()
     nn.init.constant_(ann.conv2.weight, 1e38)

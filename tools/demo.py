@@ -7,6 +7,7 @@ Each row runs as ``tools/test.py CONFIG CHECKPOINT`` does: mmdet's runner, Calib
 ``<work-dir>/table.json`` already are not run again (``--restart`` forgets them).
 """
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -47,26 +48,11 @@ def evaluate(data: str, detector: str, pipeline: str, time_steps: int | None, wo
         cfg.model.backbone.time_steps = time_steps
         cfg.custom_hooks[0].progress = False
     started = time.time()
-    with open(os.devnull, 'w') as quiet, redirect(quiet):
+    logging.disable(logging.WARNING)  # what several runs print at once would bury the table
+    with open(os.devnull, 'w') as quiet, contextlib.redirect_stdout(quiet):
         metrics = Runner.from_cfg(cfg).test()
     return dict(detector=detector, pipeline=pipeline, time_steps=time_steps, bbox_mAP=metrics['coco/bbox_mAP'],
                 seconds=round(time.time() - started, 1))
-
-
-class redirect:
-    """Send what C and Python code prints to a file: a dozen runs at once would write over each other."""
-
-    def __init__(self, file) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-        sys.stdout.flush()
-        self.saved, sys.stdout = sys.stdout, self.file
-
-    def __exit__(self, *_) -> None:
-        sys.stdout = self.saved
-        logging.disable(logging.NOTSET)
 
 
 def save(rows: list[dict], path: Path) -> None:

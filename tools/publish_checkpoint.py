@@ -4,21 +4,14 @@ Unlike mmdet's ``publish_model.py`` this also drops the config text and the log 
 machine that trained and do not load with ``torch.load(weights_only=True)``.
 """
 import argparse
-import os
-import tempfile
+import sys
 from pathlib import Path
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import torch
 
-
-def to_plain(value):
-    """Turn nested tuples, arrays and numpy scalars into lists and plain Python values."""
-    if isinstance(value, dict):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [to_plain(item) for item in value]
-    return to_plain(value.tolist()) if isinstance(value, (np.ndarray, np.generic)) else value
+from mmsnn.checkpoint import write_checkpoint
 
 
 def publish(source, target) -> None:
@@ -39,13 +32,8 @@ def publish(source, target) -> None:
         for key, value in checkpoint['state_dict'].items()
     }
     meta = {key: checkpoint['meta'][key] for key in ('dataset_meta', 'epoch') if key in checkpoint.get('meta', {})}
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.publish-', dir=target.parent) as scratch:
-        temporary = Path(scratch, target.name)
-        torch.save(dict(meta=to_plain(meta), state_dict=state_dict), temporary)
-        torch.load(temporary, weights_only=True)  # fail here, not at the user's
-        os.replace(temporary, target)
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(state_dict, meta, target)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 # Blood cells (BCCD), 364 microscope images; data/bccd holds images/ and the COCO files train/val/test.json
-dataset_type = 'CocoDataset'
+_base_ = './digits.py'
+
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 
@@ -19,48 +20,9 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='AspectRatioBatchSampler'),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='train.json',
-        data_prefix=dict(img='images/'),
-        filter_cfg=dict(filter_empty_gt=True),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='val.json',
-        data_prefix=dict(img='images/'),
-        test_mode=True,
-        pipeline=test_pipeline))
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='test.json',
-        data_prefix=dict(img='images/'),
-        test_mode=True,
-        pipeline=test_pipeline))
-
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric='bbox')
-test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'test.json', metric='bbox')
+images = dict(data_root=data_root, metainfo=metainfo, data_prefix=dict(img='images/'))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, **images))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, **images))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline, **images))
+val_evaluator = dict(ann_file=data_root + 'val.json')
+test_evaluator = dict(ann_file=data_root + 'test.json')
