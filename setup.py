@@ -19,7 +19,7 @@ setup(
     # same import names: requiring either by name would make pip lay it over the other. Hence extras.
     install_requires=['torch', 'numpy', 'tqdm'],
     extras_require={
-        'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'],
+        'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain', 'timm'],
         'demo': ['scikit-learn', 'matplotlib'],
         'dev': ['pytest', 'ruff'],
     },

@@ -1,7 +1,7 @@
 """Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks."""
 from importlib.util import find_spec
 
-from .calibration import CalibrationReport, LayerReport, calibrate
+from .calibration import CalibrationReport, LayerReport, calibrate, observe
 from .conversion import ConversionError, convert
 from .network import SpikingNetwork
 from .neurons import IFNeuron, integrate_and_fire
@@ -12,11 +12,15 @@ from .version import __version__
 __all__ = [
     'CalibrationReport', 'ConversionError', 'IFNeuron', 'LayerReport', 'PIPELINES', 'Pipeline', 'SpikingNetwork',
     '__version__', 'calibrate', 'clip_floor', 'clip_round', 'convert', 'firing_rate', 'integrate_and_fire',
+    'observe',
 ]
 
 # The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.
 if find_spec('mmengine'):
     from .backbone import SpikingBackbone
+    from .cifar_resnet import CifarResNet
+    from .classifier import AveragePooled, SpikingClassifier, TorchClassifier
     from .hooks import CalibrationHook
 
-    __all__ += ['CalibrationHook', 'SpikingBackbone']
+    __all__ += ['AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikingBackbone', 'SpikingClassifier',
+                'TorchClassifier']

@@ -14,7 +14,7 @@ from .rates import firing_rate
 from .simulate import Plan
 from .store import GIBI, Store
 from .sweep import Layer, Sweep, materialise
-from .thresholds import ActivationHistogram, choose_threshold
+from .thresholds import ActivationHistogram, choose_threshold, positive
 
 
 @dataclass
@@ -47,7 +47,8 @@ class CalibrationReport(list[LayerReport]):
 
 
 @torch.no_grad()
-def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'light', *, memory_budget: int = 8 * GIBI,
+def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'light', *,
+              histograms: dict[str, ActivationHistogram] | None = None, memory_budget: int = 8 * GIBI,
               progress: bool = True, **options) -> CalibrationReport:
     """Choose the thresholds of a converted network and calibrate it, in place.
 
@@ -55,8 +56,10 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
         snn: from :func:`mmsnn.convert`.
         batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN. Sizes may differ
             between batches. A gradient step of the weights calibration takes one batch.
-        pipeline: ``'none'`` (thresholds only, the paper's Baseline), ``'light'`` (bias) or ``'advanced'``
-            (initial potential, then weights).
+        pipeline: ``'none'`` (thresholds only, the paper's Baseline), ``'light'`` (bias), ``'advanced'`` (initial
+            potential, then weights), or another of :data:`mmsnn.PIPELINES`.
+        histograms: of the activations on these batches, from :func:`mmsnn.observe`, where they are at hand: they do
+            not depend on T or the pipeline, and so serve many calibrations of the same ANN.
         memory_budget: bytes of activations and spikes to hold in memory; more goes to temporary files.
         progress: show progress bars.
         **options: replace single choices of the pipeline; see :class:`mmsnn.Pipeline`.
@@ -80,13 +83,13 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
         raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
                          "use potential='channel'")
     snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
-    histograms = observe(snn, batches, progress)
+    histograms = observe(snn, batches, progress) if histograms is None else histograms
     report = CalibrationReport()
     for name, neuron in snn.neurons.items():
-        set_threshold(neuron, choose_threshold(histograms[name], chosen.threshold, snn.time_steps,
-                                               chosen.channel_wise, chosen.rounding), chosen.shift, snn.time_steps)
+        rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
+        set_threshold(neuron, choose_threshold(histograms[name], rule, snn.time_steps, chosen.channel_wise,
+                                               chosen.rounding), chosen, snn.time_steps)
         report.append(LayerReport(name, float(neuron.threshold.mean())))
-    del histograms
     if chosen.simulates:
         sweep = Sweep(snn, batches, Store(memory_budget))
         steps = Progress(sweep, chosen, progress)
@@ -95,6 +98,7 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
             for layer, row in zip(sweep, report):
                 steps.layer(layer.name)
                 row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
+                row.threshold = float(layer.neuron.threshold.mean())
         except BaseException:  # an interrupt too: the next attempt must start from the ANN's own weights
             snn.network.load_state_dict(sweep.ann.state_dict())
             raise
@@ -128,17 +132,31 @@ def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = Fal
     return histograms
 
 
-def set_threshold(neuron: IFNeuron, threshold: Tensor, shift: str | None, time_steps: int) -> None:
-    """Give a neuron layer its thresholds and the half threshold that turns ClipFloor into ClipRound [Eq. 17]."""
+def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_steps: int) -> None:
+    """Give a layer its rule, its thresholds and the half threshold that turns ClipFloor into ClipRound [Eq. 17]."""
+    neuron.reset = pipeline.reset
     neuron.threshold = threshold
-    neuron.bias = threshold / (2 * time_steps) if shift == 'bias' else torch.zeros_like(threshold)
-    neuron.initial_potential = threshold / 2 if shift == 'potential' else torch.zeros_like(threshold)
+    neuron.bias = threshold / (2 * time_steps) if pipeline.shift == 'bias' else torch.zeros_like(threshold)
+    neuron.initial_potential = threshold / 2 if pipeline.shift == 'potential' else torch.zeros_like(threshold)
+
+
+def largest_current(layer: Layer, channel_wise: bool, steps: 'Progress') -> Tensor:
+    """The largest current any neuron receives at any step, over all batches: (1,), or per channel, (C,)."""
+    largest: Tensor | None = None
+    for index in range(len(layer.sweep.batches)):
+        for currents in layer.currents(index):
+            found = currents.movedim(2, 0).flatten(1).amax(1)
+            largest = found if largest is None else torch.maximum(largest, found)
+        steps.update()
+    return positive(largest if channel_wise else largest.amax(0, keepdim=True))
 
 
 def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],
                     steps: 'Progress') -> tuple[float, float]:
     """Calibrate one layer of neurons on what the layers before it emit; return its error before and after."""
     neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
+    if pipeline.threshold == 'current':
+        set_threshold(neuron, largest_current(layer, pipeline.channel_wise, steps), pipeline, time_steps)
     before, mean_error = measure(layer, pipeline.potential == 'position', steps)
     if pipeline.bias:
         neuron.bias = neuron.bias + mean_error
@@ -234,7 +252,8 @@ class Progress:
     """A progress bar over everything a calibration will do, with the layer's name beside it."""
 
     def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool) -> None:
-        per_layer = len(sweep.batches) * (3 if pipeline.weights else 2) + pipeline.weights * pipeline.iterations
+        passes = 2 + pipeline.weights + (pipeline.threshold == 'current')
+        per_layer = passes * len(sweep.batches) + pipeline.weights * pipeline.iterations
         self.bar = tqdm(total=per_layer * len(sweep.layers), desc='calibration', disable=not show, unit='step')
 
     def layer(self, name: str) -> None:

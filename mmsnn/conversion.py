@@ -1,14 +1,17 @@
 """Turn a trained ReLU network into a spiking one: trace, fold batch normalisation, place the neurons."""
 import copy
+import inspect
+import operator
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from .network import SpikingNetwork
 from .neurons import IFNeuron
-from .operations import DROPOUTS, OUT_OF_PLACE, is_affine, is_max_pool, module_of, reads_shape, relu_ceiling
+from .operations import ASSERTIONS, DROPOUTS, OUT_OF_PLACE, is_affine, is_max_pool, module_of, reads_shape, relu_ceiling
 
 
 class ConversionError(ValueError):
@@ -35,7 +38,8 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
         chunk_steps: time steps simulated at once; chosen by size when None. Changes speed and memory, not results.
 
     Returns:
-        A module with the ANN's call signature.
+        A module with the ANN's call signature. Arguments of the ANN that have a default keep it, and are gone: of
+        mmpretrain's ``forward(inputs, data_samples=None, mode='tensor')`` remains ``forward(inputs)``.
 
     Raises:
         ConversionError: operations that are neither affine nor ReLU, each named with its type.
@@ -76,15 +80,24 @@ def trace(ann: nn.Module) -> fx.GraphModule:
             if getattr(module, option, False):
                 setattr(module, option, False)
     tracer = _Tracer()
+    parameters = inspect.signature(ann.forward).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     try:
-        graph = tracer.trace(ann)
+        graph = tracer.trace(ann, concrete_args=defaults or None)
     except Exception as error:
         raise ConversionError(f'{type(ann).__name__} cannot be traced by torch.fx ({type(error).__name__}: {error}). '
                               'Its forward() must not branch on tensor values; see the documentation of torch.fx.'
                               ) from error
     network = fx.GraphModule(tracer.root, graph, type(ann).__name__)
     for node in list(graph.nodes):
-        if isinstance(module_of(node), DROPOUTS) and len(node.all_input_nodes) == 1:
+        if node.target in ASSERTIONS:
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.op == 'placeholder' and node.name.removesuffix('_1') in defaults and not node.users:
+            graph.erase_node(node)
+        elif node.op == 'call_function' and node.target is F.batch_norm:
+            _batch_norm_as_module(network, node)
+        elif isinstance(module_of(node), DROPOUTS) and len(node.all_input_nodes) == 1:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif node.op == 'call_function':
@@ -96,6 +109,24 @@ def trace(ann: nn.Module) -> fx.GraphModule:
     graph.eliminate_dead_code()
     network.recompile()
     return network
+
+
+def _batch_norm_as_module(network: fx.GraphModule, node: fx.Node) -> None:
+    """Turn ``F.batch_norm`` on a module's own tensors (as in timm) into a module, which folding can deal with."""
+    names = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training', 'momentum', 'eps')
+    arguments = dict(zip(names, node.args)) | node.kwargs
+    tensors = [arguments.get(name) for name in names[1:5]]
+    if any(isinstance(tensor, fx.Node) and tensor.op != 'get_attr' for tensor in tensors) or None in tensors[:2]:
+        return
+    mean, variance, weight, bias = (
+        None if tensor is None else operator.attrgetter(tensor.target)(network) for tensor in tensors)
+    norm = nn.BatchNorm2d(len(mean), eps=arguments.get('eps', 1e-5), affine=False).eval()
+    norm.running_mean, norm.running_var, norm.weight, norm.bias = mean, variance, weight, bias
+    name = f'{node.name}_as_module'
+    network.add_module(name, norm)
+    with network.graph.inserting_after(node):
+        node.replace_all_uses_with(network.graph.call_module(name, (arguments['input'],)))
+    network.graph.erase_node(node)
 
 
 def fold_batch_norm(network: fx.GraphModule) -> None:

@@ -15,16 +15,16 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .backbone import SpikingBackbone
 from .registry import HOOKS
 from .store import GIBI
+from .wrapper import SpikingWrapper
 
 
 @HOOKS.register_module()
 class CalibrationHook(Hook):
-    """Calibrates the model's :class:`mmsnn.SpikingBackbone` on training images before a test run starts.
+    """Calibrates the model's spiking backbone, or the spiking classifier, on training images before a test run starts.
 
-    Nothing happens when the checkpoint already holds a calibrated backbone, provided it was calibrated with the same
+    Nothing happens when the checkpoint already holds a calibrated network, provided it was calibrated with the same
     pipeline. Images come from the training data set, drawn at random with ``seed`` and prepared by the *test* pipeline.
 
     Args:
@@ -59,20 +59,16 @@ class CalibrationHook(Hook):
         self.calibrate(model, runner.cfg, runner.logger)
 
     def calibrate(self, model: nn.Module, cfg: Config, logger: MMLogger) -> None:
-        """Calibrate every spiking backbone of ``model`` on images that ``cfg`` describes.
+        """Calibrate every spiking part of ``model`` on images that ``cfg`` describes.
 
         Raises:
             RuntimeError: there is none, or its checkpoint was calibrated with another pipeline.
         """
-        backbones = {name: module for name, module in model.named_modules() if isinstance(module, SpikingBackbone)}
-        if not backbones:
-            raise RuntimeError('CalibrationHook found no mmsnn.SpikingBackbone in the model: wrap the backbone, '
-                               "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...))")
         todo = {}
-        for name, backbone in backbones.items():
-            settings = backbone.snn.settings
+        for name, wrapper in spiking_parts(model).items():
+            settings = wrapper.snn.settings
             if settings is None:
-                todo[name] = backbone
+                todo[name] = wrapper
                 continue
             if settings['pipeline'] != self.pipeline:
                 raise RuntimeError(f"the checkpoint's {name} was calibrated with pipeline={settings['pipeline']!r}, "
@@ -84,14 +80,19 @@ class CalibrationHook(Hook):
         model.train(False)
         try:
             batches = list(self.batches(model, cfg))
-            for name, backbone in todo.items():
-                logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {backbone.snn.time_steps}, '
-                            f'{sum(map(len, batches))} images')
-                options = dict(seed=self.seed, progress=is_main_process(), memory_budget=int(self.memory_gb * GIBI))
-                report = backbone.calibrate(batches, self.pipeline, **{**options, **self.options})
-                logger.info(f'{name}, calibrated:\n{report}')
+            self.calibrate_parts(todo, batches, logger, **self.options)
         finally:
             model.train(training)
+
+    def calibrate_parts(self, parts: dict[str, SpikingWrapper], batches: list[Tensor], logger: MMLogger,
+                        **options) -> None:
+        """Calibrate the given spiking parts of a model; ``options`` are those of :func:`mmsnn.calibrate`."""
+        options = dict(seed=self.seed, progress=is_main_process(), memory_budget=int(self.memory_gb * GIBI)) | options
+        for name, part in parts.items():
+            logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {part.snn.time_steps}, '
+                        f'{sum(map(len, batches))} images')
+            report = part.calibrate(batches, self.pipeline, **options)
+            logger.info(f'{name}, calibrated:\n{report}')
 
     def batches(self, model: nn.Module, cfg: Config) -> Iterator[Tensor]:
         """Yield preprocessed image batches (N, 3, H, W), each at its own size.
@@ -113,6 +114,22 @@ class CalibrationHook(Hook):
             samples = [dataset[index] for index in indices[start:start + self.batch_size]]
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
+
+
+def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
+    """The spiking backbones of a model by name, or the spiking classifier that it is.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    parts = {name or type(module).__name__: module for name, module in model.named_modules()
+             if isinstance(module, SpikingWrapper)}
+    if not parts:
+        raise RuntimeError(
+            'the model has no spiking part to calibrate: wrap the backbone of a detector, '
+            "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...)), or a whole "
+            "classifier, model=dict(type='mmsnn.SpikingClassifier', time_steps=..., classifier=...)")
+    return parts
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
@@ -145,6 +162,20 @@ def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
     dataset.pop('pipeline', None)
     for child in inner if isinstance(inner, (list, tuple)) else [inner]:
         replace_pipeline(child, pipeline)
+
+
+def plain_config(cfg: Config) -> Config:
+    """The config of the ANN in a spiking model's config: without wrappers and calibration."""
+    def unwrap(value):
+        if isinstance(value, dict):
+            inner = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}.get(value.get('type'))
+            return unwrap(value[inner]) if inner else ConfigDict({key: unwrap(item) for key, item in value.items()})
+        return [unwrap(item) for item in value] if isinstance(value, list) else value
+
+    plain = copy.deepcopy(cfg)
+    plain.model = unwrap(cfg.model)
+    plain.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != 'mmsnn.CalibrationHook']
+    return plain
 
 
 def calibration_hook(cfg: Config) -> CalibrationHook:

@@ -141,6 +141,10 @@ class SpikingNetwork(nn.Module):
             self._settings = stored.new_empty(stored.shape, device=self._settings.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         settings = self.settings
-        if settings is not None and settings['time_steps'] != self.time_steps:
+        if settings is None:
+            return
+        if settings['time_steps'] != self.time_steps:
             raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network '
                                f'has time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
+        for neuron in self.neurons.values():
+            neuron.reset = settings.get('reset', 'subtract')

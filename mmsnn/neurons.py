@@ -1,12 +1,14 @@
-"""Integrate-and-fire neurons with reset by subtraction [section 3.2 of the paper]."""
+"""Integrate-and-fire neurons [section 3.2 of the paper]."""
 import math
 
 import torch
 from torch import Tensor, nn
 
+RESETS = ('subtract', 'zero')
+
 
 def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, bias: Tensor | None = None,
-                       out: Tensor | None = None) -> Tensor:
+                       out: Tensor | None = None, reset: str = 'subtract') -> Tensor:
     """Advance integrate-and-fire neurons by K time steps.
 
     At every step, with membrane potential v, input current c, bias b and threshold h [Eq. 2 to 4]::
@@ -19,6 +21,8 @@ def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, b
         threshold: broadcastable to (N, ...), positive.
         bias: additional constant current, broadcastable to (N, ...).
         out: where to write the spikes, shape (K, N, ...); allocated when not given.
+        reset: ``'subtract'``, the soft reset above, or ``'zero'``, the hard reset of earlier methods: v = 0 after a
+            spike, which forgets how far u was above h.
 
     Returns:
         Spikes of value 0 or ``threshold``, shape (K, N, ...).
@@ -29,8 +33,11 @@ def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, b
         if bias is not None:
             potential += bias
         torch.ge(potential, threshold, out=spike)
+        if reset == 'zero':
+            potential.masked_fill_(spike > 0, 0.)
         spike *= threshold
-        potential -= spike
+        if reset == 'subtract':
+            potential -= spike
     return spikes
 
 
@@ -43,6 +50,10 @@ class IFNeuron(nn.Module):
     Args:
         ceiling: largest value of the replaced activation: infinite for ReLU, 6 for ReLU6.
 
+    Attributes:
+        reset: how a spike resets the membrane potential; see :func:`integrate_and_fire`. It comes from the
+            pipeline, and after loading from the settings of the network.
+
     Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
         threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
         bias: current added at every step, on top of the convolution's own bias.
@@ -52,6 +63,7 @@ class IFNeuron(nn.Module):
     def __init__(self, ceiling: float = math.inf) -> None:
         super().__init__()
         self.ceiling = ceiling
+        self.reset = 'subtract'
         self.register_buffer('threshold', torch.full((1,), math.nan))
         self.register_buffer('bias', torch.zeros(1))
         self.register_buffer('initial_potential', torch.zeros(1))
@@ -77,7 +89,7 @@ class IFNeuron(nn.Module):
         """Advance by the K steps of ``currents``, shape (K, N, ...); see :func:`integrate_and_fire`."""
         step = currents[0]
         return integrate_and_fire(currents, potential, per_channel(self.threshold, step),
-                                  per_channel(self.bias, step), out)
+                                  per_channel(self.bias, step), out, self.reset)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         # A buffer's shape says how finely it was calibrated, which a fresh neuron cannot know: take the stored one.

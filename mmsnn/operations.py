@@ -47,6 +47,8 @@ SHAPE_METHODS = {'size', 'dim', 'numel'}
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
                 operator.itruediv: operator.truediv, F.relu_: F.relu, torch.relu_: torch.relu}
 DROPOUTS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+# Checks of shapes, and of arguments that tracing has fixed; they compute nothing.
+ASSERTIONS = (torch._assert, fx._symbolic_trace._assert_is_none)
 
 
 def module_of(node: fx.Node) -> nn.Module | None:

@@ -1,5 +1,7 @@
-"""What a calibration consists of. The names and compositions of 'none', 'light' and 'advanced' are the paper's."""
+"""What a calibration consists of: the paper's pipelines, and the earlier methods it compares with."""
 from dataclasses import asdict, dataclass, fields, replace
+
+from .neurons import RESETS
 
 
 @dataclass(frozen=True)
@@ -7,11 +9,14 @@ class Pipeline:
     """Every choice of a calibration.
 
     Attributes:
-        threshold: rule for the thresholds: ``'mmse'`` [Algorithm 1], ``'max'`` or ``'percentile'`` (99.99).
+        threshold: rule for the thresholds: ``'mmse'`` [Algorithm 1], ``'max'`` or ``'percentile'`` (99.99) of the
+            ANN's activations, or ``'current'``: the largest current that a neuron receives at any time step when the
+            layers before it spike (threshold balancing, Sengupta et al. 2019).
         channel_wise: one threshold per channel, or one per layer.
         rounding: what the mmse rule scores: ``'round'`` (ClipRound, Eq. 18) or ``'floor'`` (ClipFloor).
         shift: how neurons round instead of flooring [section 4.3]: ``'bias'`` adds h/(2T) to the current of every
             step, ``'potential'`` starts at h/2 (same rate in closed form, earlier spikes), None floors.
+        reset: of the membrane potential after a spike: ``'subtract'`` the threshold, or to ``'zero'``.
         bias: calibrate the bias (section 4.4, LCP).
         potential: calibrate the initial potential (ACP): ``'channel'``, the spatial mean (appendix B.4), which serves
             images of any size; ``'position'``, one value per neuron, for images of one size; or None.
@@ -26,6 +31,7 @@ class Pipeline:
     channel_wise: bool = True
     rounding: str = 'round'
     shift: str | None = 'bias'
+    reset: str = 'subtract'
     bias: bool = False
     potential: str | None = None
     weights: bool = False
@@ -35,7 +41,7 @@ class Pipeline:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = dict(threshold=('max', 'percentile', 'mmse'), rounding=('round', 'floor'),
+        allowed = dict(threshold=('max', 'percentile', 'mmse', 'current'), rounding=('round', 'floor'), reset=RESETS,
                        shift=('bias', 'potential', None), potential=('channel', 'position', None))
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -46,17 +52,30 @@ class Pipeline:
 
     @property
     def simulates(self) -> bool:
-        """Whether anything beyond the thresholds is calibrated, which takes a simulation of every layer."""
-        return self.bias or self.potential is not None or self.weights
+        """Whether anything needs more than the ANN's activations: a simulation of every layer."""
+        return self.threshold == 'current' or self.bias or self.potential is not None or self.weights
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
 PIPELINES = {
+    # The paper's: Baseline, Baseline + LCP, Baseline + ACP.
     'none': Pipeline(),
     'light': Pipeline(bias=True),
     'advanced': Pipeline(potential='channel', weights=True),
+    'potential': Pipeline(potential='channel'),  # its first half [Table 5]
+    # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
+    'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
+    # Robust normalisation: outliers are clipped [Rueckauer et al. 2017].
+    'percentile': Pipeline(threshold='percentile', channel_wise=False, shift=None),
+    # Threshold balancing on spiking inputs, hard reset [Sengupta et al. 2019].
+    'spike-norm': Pipeline(threshold='current', channel_wise=False, shift=None, reset='zero'),
+    # The residual membrane potential neuron: the same thresholds, soft reset [Han et al. 2020].
+    'rmp': Pipeline(threshold='current', channel_wise=False, shift=None),
+    # Temporal-switch coding has the neuron and the thresholds of RMP, and so its rates under direct coding; what it
+    # saves is messages: a spike switches a synapse on or off for as long as it stays so [Han and Roy 2020].
+    'tsc': Pipeline(threshold='current', channel_wise=False, shift=None),
 }
 
 

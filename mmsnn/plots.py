@@ -3,12 +3,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]],
+def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]],
                             references: Mapping[str, float], path: str | Path, ylabel: str) -> None:
     """Draw a score against the number of time steps: one panel per model, one line per method.
 
     Args:
-        curves: model -> method -> (time steps, score) pairs.
+        curves: model -> method -> (time steps, score) pairs, or (time steps, score, standard deviation).
         references: model -> score of its ANN, drawn as a dashed line.
         path: image file to write.
         ylabel: what the score is.
@@ -22,9 +22,9 @@ def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[int
         if model in references:
             axis.axhline(references[model], color='black', linestyle='--', linewidth=1, label='ANN')
         for method, points in methods.items():
-            steps, scores = zip(*sorted(points))
-            axis.plot(steps, scores, marker='o', label=method)
-        ticks = sorted({step for points in methods.values() for step, _ in points})
+            steps, scores, *deviations = zip(*sorted(points))
+            axis.errorbar(steps, scores, *deviations, marker='o', capsize=3, label=method)
+        ticks = sorted({point[0] for points in methods.values() for point in points})
         axis.set_xscale('log', base=2)
         axis.set_xticks(ticks, map(str, ticks))
         axis.set(title=model, xlabel='time steps T')

@@ -4,4 +4,5 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsnn', locations=['mmsnn.hooks'])
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmsnn', locations=['mmsnn.backbone'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmsnn',
+                  locations=['mmsnn.backbone', 'mmsnn.classifier', 'mmsnn.cifar_resnet'])

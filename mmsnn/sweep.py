@@ -100,10 +100,9 @@ class Layer:
             keep: store the spikes, as the input of the layers behind.
         """
         snn = self.sweep.snn
-        values = self._inputs(self.plan, index)
         potential = total = planes = None
         start = 0
-        for currents in self._currents(values, index):
+        for currents in self.currents(index):
             if potential is None:
                 potential, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
                 if keep:
@@ -118,11 +117,11 @@ class Layer:
             self.sweep.store.put(('spikes', self.node, index), planes)
         return total / snn.time_steps
 
-    def _currents(self, values: Env, index: int) -> Iterator[Tensor]:
-        """Yield the current into the layer, chunk after chunk of steps, shape (K, N, C, ...)."""
+    def currents(self, index: int) -> Iterator[Tensor]:
+        """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...)."""
         snn = self.sweep.snn
-        activation = self.sweep.store.get(('activation', self.node, index))
-        chunk_steps = snn.chunk_steps or chunk_steps_for(activation, snn.time_steps)
+        values = self._inputs(self.plan, index)
+        chunk_steps = snn.chunk_steps or chunk_steps_for(self.activation(index), snn.time_steps)
         if self.current not in self.plan.varies:  # constant: the stem
             current = self.plan.once(values)[self.current]
             for start in range(0, snn.time_steps, chunk_steps):

@@ -2,6 +2,8 @@
 
 Activations are streamed into one histogram per channel, which serves every rule, every T and both granularities.
 """
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,9 +84,10 @@ class ActivationHistogram:
 
     def merged(self) -> 'ActivationHistogram':
         """Return the histogram of all channels together, as a single channel."""
-        self.widen(self.exponent.max().expand_as(self.exponent))
+        wide = copy.copy(self)
+        wide.widen(self.exponent.max().expand_as(self.exponent))  # replaces the copy's tensors, not their values
         layer = ActivationHistogram(1, self.counts.device)
-        layer.counts, layer.exponent = self.counts.sum(0, keepdim=True), self.exponent[:1].clone()
+        layer.counts, layer.exponent = wide.counts.sum(0, keepdim=True), wide.exponent[:1].clone()
         layer.maximum = self.maximum.amax(0, keepdim=True)
         return layer
 
@@ -149,8 +152,7 @@ def choose_threshold(histogram: ActivationHistogram, rule: str, time_steps: int,
 
     Returns:
         Positive and finite, shape (C,), or (1,) when not ``channel_wise``. A channel that never was active gets the
-        smallest threshold of its layer, so that a spike it may emit one day does the least harm; in a layer
-        without any activity all thresholds are 1.
+        smallest threshold of its layer, so that a spike it may emit one day does the least harm.
     """
     if not channel_wise:
         histogram = histogram.merged()
@@ -162,6 +164,11 @@ def choose_threshold(histogram: ActivationHistogram, rule: str, time_steps: int,
         threshold = mmse_threshold(histogram, time_steps, rounding)
     else:
         raise ValueError(f"threshold must be 'max', 'percentile' or 'mmse', not {rule!r}")
+    return positive(threshold)
+
+
+def positive(threshold: Tensor) -> Tensor:
+    """Give channels without a positive threshold the smallest of their layer, or all 1 where none is positive."""
     alive = threshold > 0
     smallest = threshold[alive].min() if alive.any() else threshold.new_ones(())
     return torch.where(alive, threshold, smallest).float()

@@ -86,7 +86,7 @@ def test_both_kinds_of_checkpoints_load(tmp_path):
 
 def test_checkpoint_of_another_backbone_is_refused():
     other = MODELS.build(dict(THIN, depth=34))
-    with pytest.raises(RuntimeError, match='not in the backbone'):
+    with pytest.raises(RuntimeError, match='not in the network'):
         spiking().load_state_dict(other.state_dict())
     with pytest.raises(RuntimeError, match='missing in the checkpoint'):
         spiking(dict(THIN, depth=34)).load_state_dict(MODELS.build(THIN).state_dict())

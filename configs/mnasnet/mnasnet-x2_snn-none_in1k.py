@@ -1,0 +1,5 @@
+_base_ = './mnasnet-x2_in1k.py'
+
+custom_imports = dict(imports=['mmsnn'])
+model = dict(_delete_=True, type='mmsnn.SpikingClassifier', time_steps=32, classifier=_base_.model)
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='none', num_images=1024, batch_size=32)]

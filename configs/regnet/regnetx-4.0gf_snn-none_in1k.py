@@ -1,0 +1,8 @@
+_base_ = 'mmpretrain::regnet/regnetx-4.0gf_8xb64_in1k.py'
+
+custom_imports = dict(imports=['mmsnn'])
+model = dict(_delete_=True, type='mmsnn.SpikingClassifier', time_steps=32, classifier=_base_.model)
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='none', num_images=1024, batch_size=32)]
+# The checkpoint of the ANN, to give to tools/test.py or tools/calibrate.py (a URL works there too).
+load_from = ('https://download.openmmlab.com/mmclassification/v0/regnet/'
+             'regnetx-4.0GF_8xb64_in1k_20211213-efed675c.pth')

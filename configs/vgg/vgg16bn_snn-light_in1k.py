@@ -1,0 +1,3 @@
+_base_ = './vgg16bn_snn-none_in1k.py'
+
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='light', num_images=1024, batch_size=32)]

@@ -1,0 +1,79 @@
+"""What the wrappers of backbones and classifiers have in common: an ANN that loads checkpoints, and its conversion."""
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .calibration import CalibrationReport, calibrate
+from .conversion import convert
+
+
+class SpikingWrapper(BaseModule):
+    """A module that stands in a model config for an ANN and simulates its spiking counterpart, ``self.snn``.
+
+    It loads checkpoints of the ANN (under the ANN's own keys, as in the OpenMMLab zoo), converts them, and then needs
+    calibration (:class:`mmsnn.CalibrationHook`). It loads its own calibrated state as well.
+    """
+
+    def wrap(self, ann: nn.Module, **options) -> None:
+        """Take over an ANN; ``options`` are those of :func:`mmsnn.convert`."""
+        # The ANN is kept to load plain checkpoints, outside of _modules: it is no part of the spiking model's state.
+        self._ann = (ann,)
+        ann.train(False)
+        self._options = options
+        self.convert()
+
+    @property
+    def ann(self) -> nn.Module:
+        """The ANN, with the weights that were loaded last."""
+        return self._ann[0]
+
+    def convert(self, **options) -> None:
+        """Convert the ANN anew; whatever has been calibrated is gone.
+
+        Args:
+            **options: replace some of those given to :func:`mmsnn.convert` so far, such as ``time_steps``.
+        """
+        self._options.update(options)
+        device = next(self.snn.parameters()).device if hasattr(self, 'snn') else None
+        self.snn = convert(self.ann, **self._options).to(device)
+
+    @property
+    def calibrated(self) -> bool:
+        return self.snn.settings is not None
+
+    def calibrate(self, batches: Iterable[Tensor], pipeline: str, **options) -> CalibrationReport:
+        """Calibrate on preprocessed images; see :func:`mmsnn.calibrate`."""
+        return calibrate(self.snn, batches, pipeline, **options)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        keys = [key for key in state_dict if key.startswith(prefix)]
+        if keys and not any(key.startswith(prefix + 'snn.') for key in keys):
+            self._load_ann({key.removeprefix(prefix): state_dict.pop(key) for key in keys})
+            # What follows finds the converted weights as if they had been in the checkpoint.
+            state_dict.update({f'{prefix}snn.{key}': value for key, value in self.snn.state_dict().items()})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _load_ann(self, state: dict[str, Tensor]) -> None:
+        """Load the ANN's own weights and convert it anew.
+
+        Raises:
+            RuntimeError: the weights are those of another network.
+        """
+        own = self.ann.state_dict()
+        missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
+        other = [f'{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}'
+                 for key, value in own.items() if key in state and state[key].shape != value.shape]
+        other += [f'{key} is not in the network' for key in state if key not in own]
+        if missing or other:
+            listed = [f'{key} is missing in the checkpoint' for key in missing] + other
+            more = f'\n  ... and {len(listed) - 8} more' if len(listed) > 8 else ''
+            raise RuntimeError(
+                f'the checkpoint does not fit the ANN ({type(self.ann).__name__}) that is to be converted:\n  '
+                + '\n  '.join(listed[:8]) + more + '\nUse the checkpoint that was trained with this config.')
+        state = OrderedDict(state)
+        if hasattr(own, '_metadata'):
+            state._metadata = own._metadata  # torchvision's MNASNet asks for its version
+        self.ann.load_state_dict(state, strict=False)
+        self.convert()
