@@ -13,23 +13,16 @@ import logging
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-CORES = len(os.sched_getaffinity(0))  # those this process may use
+from _jobs import CORES, run_jobs, save_json
+
 DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
 PIPELINES = ('none', 'light', 'advanced')
 PAPER_NAMES = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP'}
-
-
-def start_worker(threads: int) -> None:
-    """Prepare a worker process: workers share the cores, so each must leave the others theirs."""
-    import torch
-    torch.set_num_threads(threads)
 
 
 def evaluate(data: str, detector: str, pipeline: str, time_steps: int | None, work_dir: str) -> dict:
@@ -53,12 +46,6 @@ def evaluate(data: str, detector: str, pipeline: str, time_steps: int | None, wo
         metrics = Runner.from_cfg(cfg).test()
     return dict(detector=detector, pipeline=pipeline, time_steps=time_steps, bbox_mAP=metrics['coco/bbox_mAP'],
                 seconds=round(time.time() - started, 1))
-
-
-def save(rows: list[dict], path: Path) -> None:
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(rows, indent=1))
-    os.replace(temporary, path)
 
 
 def table(rows: list[dict], time_steps: list[int]) -> str:
@@ -114,20 +101,13 @@ def main() -> None:
     print(f'{len(todo)} of {len(jobs)} rows to compute, {workers} at a time; calibration images and weight iterations '
           f'are those of configs/{args.data} (the paper uses more: 128 images, 5,000 iterations)', flush=True)
     started = time.time()
-    threads = max(1, CORES // workers)
-    # For the workers. OpenMP reads its variable when torch is imported: waiting threads must not keep the cores busy.
-    # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same.
-    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
-    with ProcessPoolExecutor(workers, get_context('spawn'), start_worker, (threads,)) as pool:
-        futures = [pool.submit(evaluate, args.data, *job, str(work_dir)) for job in todo]
-        for count, future in enumerate(as_completed(futures), 1):
-            row = future.result()
-            rows.append(row)
-            save(rows, path)
-            steps = '' if row['time_steps'] is None else f'T = {row["time_steps"]}'
-            print(f'[{count:2}/{len(todo)}] {row["detector"]:<12} {row["pipeline"]:<8} {steps:<6}  '
-                  f'mAP {row["bbox_mAP"]:.3f}   ({row["seconds"]:.0f} s; {time.time() - started:.0f} s so far)',
-                  flush=True)
+    results = run_jobs(evaluate, [(args.data, *job, str(work_dir)) for job in todo], workers)
+    for count, row in enumerate(results, 1):
+        rows.append(row)
+        save_json(rows, path)
+        steps = '' if row['time_steps'] is None else f'T = {row["time_steps"]}'
+        print(f'[{count:2}/{len(todo)}] {row["detector"]:<12} {row["pipeline"]:<8} {steps:<6}  mAP '
+              f'{row["bbox_mAP"]:.3f}   ({row["seconds"]:.0f} s; {time.time() - started:.0f} s so far)', flush=True)
 
     from mmsnn.plots import plot_against_time_steps
     time_steps = sorted({row['time_steps'] for row in rows} - {None})

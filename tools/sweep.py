@@ -1,0 +1,234 @@
+"""Every comparison of the paper on your own model: methods x time steps x seeds, in one table and one figure.
+
+    python tools/sweep.py CONFIG CKPT --time-steps 4 8 16 32 --pipelines none light advanced --seeds 5
+    python tools/sweep.py CONFIG CKPT --time-steps 16 --pipelines light --num-images 32 64 128 256     [Table 6]
+    python tools/sweep.py CONFIG CKPT --time-steps 16 32 --pipelines none --thresholds max-layer mmse --shift none bias
+
+CONFIG is that of a spiking detector or classifier with mmsnn.CalibrationHook, CKPT the checkpoint of its ANN. Each row
+is what ``tools/test.py`` gives for the same settings; a seed chooses the calibration images. Rows go to ``rows.json`` in
+the work folder as they finish and are not run again after an interruption.
+"""
+import argparse
+import contextlib
+import csv
+import itertools
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from _jobs import CORES, run_jobs, save_json
+
+AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
+METRICS = ('accuracy/top1', 'coco/bbox_mAP')  # which one the table shows, where a model has several
+
+
+class Worker:
+    """One process's copy of the model, with what the runs of one seed share."""
+
+    _instance: tuple | None = None  # what it was made for, and the worker
+
+    def __init__(self, config: str, checkpoint: str, options: dict, work_dir: str) -> None:
+        from mmengine.config import Config
+        self.config, self.checkpoint, self.options, self.work_dir = config, checkpoint, options, work_dir
+        self.cfg = Config.fromfile(config)
+        self.cfg.merge_from_dict(options)
+        self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
+        self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+        self._shared: tuple | None = None
+        self._runner = None
+
+    @classmethod
+    def get(cls, *arguments) -> 'Worker':
+        if cls._instance is None or cls._instance[0] != arguments:
+            cls._instance = arguments, cls(*arguments)
+        return cls._instance[1]
+
+    def run(self, job: dict) -> dict:
+        logging.disable(logging.WARNING)
+        with open(os.devnull, 'w') as quiet, contextlib.redirect_stdout(quiet):
+            return self.ann() if job['pipeline'] == 'ann' else self.spiking(job)
+
+    def ann(self) -> dict:
+        from mmengine.runner import Runner
+
+        from mmsnn.hooks import plain_config
+        return dict(Runner.from_cfg(plain_config(self.cfg)).test())
+
+    def spiking(self, job: dict) -> dict:
+        from mmengine.runner import Runner
+
+        import mmsnn
+        from mmsnn.hooks import spiking_parts
+        if self._runner is None:
+            self._runner = Runner.from_cfg(self.cfg)
+            self._runner.load_or_resume()
+        runner = self._runner
+        hook = next(hook for hook in runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
+        (part,) = spiking_parts(runner.model).values()
+        part.convert(time_steps=job['time_steps'])
+        hook.pipeline, hook.seed = job['pipeline'], job['seed']
+        hook.num_images = job['num_images'] or hook.num_images
+        hook.options['progress'] = False  # rows tell how far the sweep is
+        started = time.time()
+        key = hook.num_images, hook.seed
+        if self._shared is None or self._shared[0] != key:
+            batches = list(hook.batches(runner.model, runner.cfg))
+            self._shared = key, batches, mmsnn.observe(part.snn, batches)
+        _, batches, histograms = self._shared
+        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms,
+                             **pipeline_options(job, hook.options))
+        calibrated = time.time()
+        metrics = dict(runner.test())
+        return dict(metrics, calibration_seconds=round(calibrated - started, 2),
+                    test_seconds=round(time.time() - calibrated, 2))
+
+
+def pipeline_options(job: dict, configured: dict) -> dict:
+    """The choices of a job as options of ``mmsnn.calibrate``, beside those of the config's hook."""
+    from mmsnn import PIPELINES
+    # The config says which kind of potential; that a pipeline calibrates one is the pipeline's own choice.
+    options = {} if PIPELINES[job['pipeline']].potential else dict(potential=None)
+    if job['threshold']:
+        rule, _, granularity = job['threshold'].partition('-')
+        options.update(threshold=rule, channel_wise=granularity != 'layer')
+    if job['shift']:
+        options.update(shift=None if job['shift'] == 'none' else job['shift'])
+    return {**configured, **options}
+
+
+def evaluate(worker: tuple, job: dict) -> dict:
+    """Run one job in a worker process and return its row."""
+    return dict(job, **Worker.get(*worker).run(job))
+
+
+def label(job: dict, axes: list[str]) -> str:
+    """Name of a method: its settings on the axes that are not constant over the whole sweep."""
+    def setting(axis: str) -> str:
+        return f'{job[axis]} images' if axis == 'num_images' else f'{axis} {job[axis]}' if axis == 'shift' else job[axis]
+
+    return ', '.join(str(setting(axis)) for axis in axes if axis == 'pipeline' or job[axis] is not None)
+
+
+def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
+    """Lay the rows out as a table of mean and standard deviation over seeds.
+
+    Returns:
+        The table and that of the calibration times as markdown, the curves to plot, and the ANN's score.
+    """
+    ann = next((row[metric] for row in rows if row['pipeline'] == 'ann'), None)
+    rows = [row for row in rows if row['pipeline'] != 'ann']
+    values = {axis: list(dict.fromkeys(row[axis] for row in rows)) for axis in AXES}
+    column = 'num_images' if len(values['time_steps']) == 1 and len(values['num_images']) > 1 else 'time_steps'
+    axes = [axis for axis in AXES if axis not in (column, 'seed') and (axis == 'pipeline' or len(values[axis]) > 1)]
+    columns = sorted(values[column], key=lambda value: value or 0)
+    found: dict[str, dict] = {}
+    for row in rows:
+        found.setdefault(label(row, axes), {}).setdefault(row[column], []).append(row)
+
+    def cell(group: list[dict], key: str, digits: int) -> str:
+        scores = [row[key] for row in group]
+        spread = f' ± {statistics.stdev(scores):.{digits}f}' if len(scores) > 1 else ''
+        return f'{statistics.mean(scores):.{digits}f}{spread}' if scores else ''
+
+    def table(key: str, digits: int, title: str) -> str:
+        names = [f'T = {c}' if column == 'time_steps' else f'{c} images' for c in columns]
+        lines = [f'| {title} | ' + ' | '.join(names) + ' |', '|---|' + '---|' * len(columns)]
+        lines += [f'| {method} | ' + ' | '.join(cell(cells.get(c, []), key, digits) for c in columns) + ' |'
+                  for method, cells in found.items()]
+        return '\n'.join(lines)
+
+    percent = metric.startswith('accuracy')
+    fixed = f', T = {values["time_steps"][0]}' if column == 'num_images' else ''
+    title = metric + fixed + ('' if ann is None else f' (ANN: {ann:.{2 if percent else 3}f})')
+    text = table(metric, 2 if percent else 3, title) + '\n\n' + table('calibration_seconds', 1, 'calibration, seconds')
+    curves = {method: [(c, statistics.mean(s := [row[metric] for row in group]),
+                        statistics.stdev(s) if len(s) > 1 else 0.) for c, group in cells.items()]
+              for method, cells in found.items()} if column == 'time_steps' else {}
+    return text, curves, ann
+
+
+def main() -> None:
+    from mmengine.config import Config, DictAction
+
+    from mmsnn import PIPELINES
+    from mmsnn.hooks import calibration_hook
+    from mmsnn.plots import plot_against_time_steps
+
+    rules = [rule + granularity for rule in ('mmse', 'percentile', 'max') for granularity in ('', '-layer')]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of the spiking model')
+    parser.add_argument('checkpoint', help='checkpoint of the ANN')
+    parser.add_argument('--time-steps', type=int, nargs='+', default=[8, 16, 32, 64])
+    parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'], choices=list(PIPELINES))
+    parser.add_argument('--thresholds', nargs='+', default=[None], choices=rules,
+                        help="rule, per channel or per layer (default: the pipeline's own)")
+    parser.add_argument('--shift', nargs='+', default=[None], choices=['bias', 'potential', 'none'],
+                        help="how neurons round; none floors (default: the pipeline's own)")
+    parser.add_argument('--num-images', type=int, nargs='+', default=[None],
+                        help="calibration images (default: the config's)")
+    parser.add_argument('--seeds', type=int, default=1, help='how many seeds, from 0 on')
+    parser.add_argument('--metric', help='the metric that the table shows')
+    parser.add_argument('--workers', type=int, default=CORES, help='runs at the same time')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/sweep/<config name>')
+    parser.add_argument('--restart', action='store_true', help='forget the rows of an earlier sweep')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        help='override settings of the config, such as custom_hooks.0.iterations=500')
+    args = parser.parse_args()
+
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    calibration_hook(cfg)  # complains where there is none, or a wrong one
+    if not Path(args.checkpoint).is_file() and '://' not in args.checkpoint:
+        parser.error(f'checkpoint {args.checkpoint} does not exist')
+    work_dir = args.work_dir or Path('work_dirs', 'sweep', Path(args.config).stem)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    path = work_dir / 'rows.json'
+    made_with = dict(config=args.config, checkpoint=args.checkpoint, options=args.cfg_options)
+    stored = dict(made_with, rows=[]) if args.restart or not path.is_file() else json.loads(path.read_text())
+    if {key: stored[key] for key in made_with} != made_with:
+        parser.error(f'{path} holds a sweep of another config, checkpoint or options: choose another --work-dir, or '
+                     '--restart to forget it')
+
+    axes = args.pipelines, args.thresholds, args.shift, args.num_images, args.time_steps
+    ann = dict.fromkeys(AXES, None) | dict(pipeline='ann')
+    # Seeds outermost: what one seed's runs share is made once. The longest runs of a seed first.
+    jobs = [ann] + [dict(zip(AXES, (*settings, seed))) for seed in range(args.seeds)
+                    for settings in sorted(itertools.product(*axes), key=lambda s: (s[3] or 0, -s[4]))]
+    rows = {tuple(row[axis] for axis in AXES): row for row in stored['rows']}
+    todo = [job for job in jobs if tuple(job.values()) not in rows]
+    print(f'{len(todo)} of {len(jobs)} runs to do, {max(1, min(args.workers, len(todo)))} at a time; {work_dir}',
+          flush=True)
+    started = time.time()
+    worker = args.config, args.checkpoint, args.cfg_options, str(work_dir)
+    for count, row in enumerate(run_jobs(evaluate, [(worker, job) for job in todo], args.workers), 1):
+        rows[tuple(row[axis] for axis in AXES)] = row
+        save_json(dict(made_with, rows=list(rows.values())), path)
+        metric = args.metric or next((m for m in METRICS if m in row), list(row)[len(AXES)])
+        left = (time.time() - started) / count * (len(todo) - count)
+        print(f'[{count:3}/{len(todo)}] ' + ', '.join(f'{axis} {row[axis]}' for axis in AXES if row[axis] is not None)
+              + f': {metric} {row[metric]:.4f}   (about {left / 60:.0f} min left)', flush=True)
+
+    table_rows = [rows[tuple(job.values())] for job in jobs]
+    metric = args.metric or next((m for m in METRICS if m in table_rows[0]), list(table_rows[0])[len(AXES)])
+    text, curves, score = summarise(table_rows, metric)
+    (work_dir / 'table.md').write_text(text + '\n')
+    with open(work_dir / 'rows.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in table_rows for key in row)))
+        writer.writeheader()
+        writer.writerows(table_rows)
+    written = [path, work_dir / 'rows.csv', work_dir / 'table.md']
+    if curves:
+        name = Path(args.config).stem
+        plot_against_time_steps({name: curves}, {name: score}, work_dir / 'figure.png', metric)
+        written.append(work_dir / 'figure.png')
+    print(f'\n{text}\n\nsaved {", ".join(map(str, written))}')
+
+
+if __name__ == '__main__':
+    main()
