@@ -3,16 +3,17 @@ from importlib.util import find_spec
 
 from .calibration import CalibrationReport, LayerReport, calibrate, observe
 from .conversion import ConversionError, convert
+from .cost import Cost, CostCounter
 from .network import SpikingNetwork
-from .neurons import IFNeuron, integrate_and_fire
+from .neurons import FiringRule, IFNeuron, integrate_and_burst, integrate_and_fire
 from .pipelines import PIPELINES, Pipeline
 from .rates import clip_floor, clip_round, firing_rate
 from .version import __version__
 
 __all__ = [
-    'CalibrationReport', 'ConversionError', 'IFNeuron', 'LayerReport', 'PIPELINES', 'Pipeline', 'SpikingNetwork',
-    '__version__', 'calibrate', 'clip_floor', 'clip_round', 'convert', 'firing_rate', 'integrate_and_fire',
-    'observe',
+    'CalibrationReport', 'ConversionError', 'Cost', 'CostCounter', 'FiringRule', 'IFNeuron', 'LayerReport', 'PIPELINES',
+    'Pipeline', 'SpikingNetwork', '__version__', 'calibrate', 'clip_floor', 'clip_round', 'convert', 'firing_rate',
+    'integrate_and_burst', 'integrate_and_fire', 'observe',
 ]
 
 # The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.

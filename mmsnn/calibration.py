@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .network import SpikingNetwork
-from .neurons import IFNeuron, per_channel
+from .neurons import IFNeuron
 from .pipelines import Pipeline, make_pipeline
-from .rates import firing_rate
 from .simulate import Plan
 from .store import GIBI, Store
 from .sweep import Layer, Sweep, materialise
@@ -134,7 +133,7 @@ def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = Fal
 
 def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_steps: int) -> None:
     """Give a layer its rule, its thresholds and the half threshold that turns ClipFloor into ClipRound [Eq. 17]."""
-    neuron.reset = pipeline.reset
+    neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
     neuron.threshold = threshold
     neuron.bias = threshold / (2 * time_steps) if pipeline.shift == 'bias' else torch.zeros_like(threshold)
     neuron.initial_potential = threshold / 2 if pipeline.shift == 'potential' else torch.zeros_like(threshold)
@@ -157,25 +156,53 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
     neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
     if pipeline.threshold == 'current':
         set_threshold(neuron, largest_current(layer, pipeline.channel_wise, steps), pipeline, time_steps)
-    before, mean_error = measure(layer, pipeline.potential == 'position', steps)
-    if pipeline.bias:
-        neuron.bias = neuron.bias + mean_error
-    if pipeline.potential:
-        neuron.initial_potential = _as_map(neuron.initial_potential, mean_error) + time_steps * mean_error
-    if not pipeline.weights:
-        return before, measure(layer, False, steps, keep=True)[0]
-    # Kept only where the simulated error, not just its closed form, becomes smaller.
-    plain, _ = measure(layer, False, steps)
+    corrections = [correct for correct in (pipeline.potential and correct_potential, pipeline.bias and correct_bias)
+                   if correct]
+    per_position = pipeline.potential == 'position'
+    # The spikes stored last are those that the layers behind receive.
+    before, mean_error = measure(layer, per_position, steps, keep=not corrections)
+    after = before
+    for round_ in range(pipeline.rounds):
+        for correct in corrections:
+            correct(neuron, mean_error, time_steps)
+            after, mean_error = measure(layer, per_position, steps, keep=True)
+        if round_ == 0 and pipeline.weights:
+            after, mean_error = improve_weights(layer, pipeline, calibrated, after, mean_error, steps)
+    return before, after
+
+
+def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module], plain: float, mean_error: Tensor,
+                    steps: 'Progress') -> tuple[float, Tensor]:
+    """Calibrate the weights of a layer, but keep the old ones unless the simulated error becomes smaller.
+
+    Args:
+        layer, pipeline, steps: as in :func:`calibrate_layer`.
+        calibrated: modules that have been calibrated; none is calibrated twice. Updated in place.
+        plain, mean_error: what :func:`measure` returned for the layer as it is.
+
+    Returns:
+        What it returns for the layer as it is then.
+    """
     owned = [module for module in weighted_modules(layer.plan) if module not in calibrated]
     calibrated.update(owned)
     saved = [module.weight.detach().clone() for module in owned]
     calibrate_weights(layer, owned, pipeline, steps)
-    after, _ = measure(layer, False, steps, keep=True)
-    if not after <= plain:
-        for module, weight in zip(owned, saved):
-            module.weight.copy_(weight)
-        after, _ = measure(layer, False, steps, keep=True)
-    return before, after
+    after, new_error = measure(layer, mean_error.ndim > 1, steps, keep=True)
+    if after <= plain:
+        return after, new_error
+    for module, weight in zip(owned, saved):
+        module.weight.copy_(weight)
+    return measure(layer, mean_error.ndim > 1, steps, keep=True)
+
+
+def correct_bias(neuron: IFNeuron, mean_error: Tensor, time_steps: int) -> None:
+    """Add the mean error of each channel to its bias [section 4.4, LCP]."""
+    neuron.bias = neuron.bias + (mean_error.flatten(1).mean(1) if mean_error.ndim > 1 else mean_error)
+
+
+def correct_potential(neuron: IFNeuron, mean_error: Tensor, time_steps: int) -> None:
+    """Start T times the mean error higher, per position or, as the spatial mean, per channel [ACP, appendix B.4]."""
+    neuron.initial_potential = _as_map(neuron.initial_potential, mean_error) + time_steps * mean_error
 
 
 def measure(layer: Layer, per_position: bool, steps: 'Progress', keep: bool = False) -> tuple[float, Tensor]:
@@ -216,7 +243,7 @@ def calibrate_weights(layer: Layer, modules: list[nn.Module], pipeline: Pipeline
     if not modules:
         steps.update(pipeline.iterations)
         return
-    neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
+    neuron = layer.neuron
     weights = [module.weight for module in modules]
     optimizer = torch.optim.SGD(weights, lr=pipeline.learning_rate, momentum=pipeline.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, pipeline.iterations)
@@ -228,10 +255,7 @@ def calibrate_weights(layer: Layer, modules: list[nn.Module], pipeline: Pipeline
             index = draw.randrange(len(layer.sweep.batches))
             target, inputs = layer.activation(index), layer.mean_inputs(index)
             with torch.enable_grad():
-                current = layer.plan.analog(inputs)[layer.current]
-                threshold, bias, initial = (per_channel(value, current) for value in (
-                    neuron.threshold, neuron.bias, neuron.initial_potential))
-                rate = firing_rate(current + bias, threshold, time_steps, initial)
+                rate = neuron.rate(layer.plan.analog(inputs)[layer.current])
                 loss = (target - rate).square().sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -252,7 +276,8 @@ class Progress:
     """A progress bar over everything a calibration will do, with the layer's name beside it."""
 
     def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool) -> None:
-        passes = 2 + pipeline.weights + (pipeline.threshold == 'current')
+        corrections = pipeline.rounds * (pipeline.bias + (pipeline.potential is not None))
+        passes = 1 + corrections + pipeline.weights + (pipeline.threshold == 'current')
         per_layer = passes * len(sweep.batches) + pipeline.weights * pipeline.iterations
         self.bar = tqdm(total=per_layer * len(sweep.layers), desc='calibration', disable=not show, unit='step')
 

@@ -42,15 +42,15 @@ class CifarResNet(BaseModule):
         base_channels: of the first stage; 16 in He et al., 64 in the calibration paper (appendix B.2).
         shortcut: where the size changes: ``'A'``, a strided slice with zero channels around it, or ``'B'``, a 1x1
             convolution.
-        init_cfg: initialisation of the weights.
+        init_cfg: initialisation of the weights; Kaiming's by default.
 
     Raises:
         ValueError: no such depth or shortcut.
     """
 
-    def __init__(self, depth: int, base_channels: int = 16, shortcut: str = 'A', init_cfg: dict | None = dict(
-            type='Kaiming', layer='Conv2d')) -> None:
-        super().__init__(init_cfg)
+    def __init__(self, depth: int, base_channels: int = 16, shortcut: str = 'A',
+                 init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg or dict(type='Kaiming', layer='Conv2d'))
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f'depth must be 6n + 2, such as 20, 32 or 56, not {depth}')
         if shortcut not in ('A', 'B'):

@@ -80,7 +80,7 @@ class TorchClassifier(BaseModel):
 
 
 @MODELS.register_module()
-def AveragePooled(network: dict) -> nn.Module:  # noqa: N802 (named as the types of configs are)
+def AveragePooled(network: dict) -> nn.Module:
     """Build a network with every max pooling replaced by average pooling, as in appendix B.1 of the paper::
 
         backbone=dict(type='mmsnn.AveragePooled', network=dict(type='ResNetV1c', depth=34))

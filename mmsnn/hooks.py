@@ -116,6 +116,10 @@ class CalibrationHook(Hook):
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
 
 
+WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN
+HOOK_TYPES = ('mmsnn.CalibrationHook', CalibrationHook)  # how configs may spell it
+
+
 def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
     """The spiking backbones of a model by name, or the spiking classifier that it is.
 
@@ -168,13 +172,13 @@ def plain_config(cfg: Config) -> Config:
     """The config of the ANN in a spiking model's config: without wrappers and calibration."""
     def unwrap(value):
         if isinstance(value, dict):
-            inner = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}.get(value.get('type'))
+            inner = WRAPPED.get(value.get('type'))
             return unwrap(value[inner]) if inner else ConfigDict({key: unwrap(item) for key, item in value.items()})
         return [unwrap(item) for item in value] if isinstance(value, list) else value
 
     plain = copy.deepcopy(cfg)
     plain.model = unwrap(cfg.model)
-    plain.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] != 'mmsnn.CalibrationHook']
+    plain.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in HOOK_TYPES]
     return plain
 
 
@@ -185,7 +189,7 @@ def calibration_hook(cfg: Config) -> CalibrationHook:
         ValueError: it names none.
     """
     for hook in cfg.get('custom_hooks') or []:
-        if hook['type'] in ('mmsnn.CalibrationHook', CalibrationHook):
+        if hook['type'] in HOOK_TYPES:
             return HOOKS.build(hook)
     raise ValueError(f"{cfg.filename} has no CalibrationHook; add custom_hooks = [dict(type='mmsnn.CalibrationHook', "
                      "pipeline='light', num_images=32)]")

@@ -1,12 +1,14 @@
 """The converted network: a traced graph with neurons, its settings, and the mean over time as its output."""
 import inspect
 import json
+from dataclasses import fields
 
 import torch
 from torch import Tensor, fx, nn
 
 from .neurons import IFNeuron, per_channel
-from .simulate import Env, Plan, chunk_steps_for, is_neuron
+from .pipelines import Pipeline
+from .simulate import Env, Plan, chunk_steps_for, evaluate, is_neuron
 
 READOUTS = ('spikes', 'potential')
 
@@ -89,9 +91,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             RuntimeError: the network has not been calibrated.
         """
-        if self.settings is None:
-            raise RuntimeError('this spiking network has no thresholds yet: call mmsnn.calibrate(snn, batches), add '
-                               'mmsnn.CalibrationHook to the config, or load a checkpoint made by tools/calibrate.py')
+        self._check_calibrated()
         values = self.bind(*args, **kwargs)
         example = next(value for value in values.values() if isinstance(value, Tensor))
         chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
@@ -102,6 +102,27 @@ class SpikingNetwork(nn.Module):
                     sums[node] = sums[node].add_(step) if node in sums else step.clone()
         static = self.plan.once(values) if len(sums) < len(set(self.plan.targets)) else {}
         return fx.node.map_arg(self.graph.output_node().args[0], lambda node: self._read(node, sums, static))
+
+    @torch.no_grad()
+    def quantised(self, *args, **kwargs):
+        """Return what the ANN makes of its input with activations quantised to T + 1 levels, without time.
+
+        Every neuron is replaced by its closed form [Eq. 17] with its calibrated threshold, bias and initial potential.
+        This is the ceiling of a rate code with these parameters: what the simulation lacks to it is the error of
+        spike timing, what it lacks to the ANN that of quantisation.
+        """
+        self._check_calibrated()
+        env = self.plan.once(self.bind(*args, **kwargs))
+        for node in self.plan.varying:
+            module = self.plan.modules[node]
+            env[node] = module.rate(env[node.args[0]]) if is_neuron(node) else evaluate(node, env, module)
+        sums = {node: env[node] * self.time_steps for node in self.plan.targets}
+        return fx.node.map_arg(self.graph.output_node().args[0], lambda node: self._read(node, sums, env))
+
+    def _check_calibrated(self) -> None:
+        if self.settings is None:
+            raise RuntimeError('this spiking network has no thresholds yet: call mmsnn.calibrate(snn, batches), add '
+                               'mmsnn.CalibrationHook to the config, or load a checkpoint made by tools/calibrate.py')
 
     def _read(self, node: fx.Node, sums: dict[fx.Node, Tensor], static: Env) -> Tensor:
         source = self._read_from(node)
@@ -146,5 +167,6 @@ class SpikingNetwork(nn.Module):
         if settings['time_steps'] != self.time_steps:
             raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network '
                                f'has time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
+        rule = Pipeline(**{field.name: settings[field.name] for field in fields(Pipeline) if field.name in settings})
         for neuron in self.neurons.values():
-            neuron.reset = settings.get('reset', 'subtract')
+            neuron.rule, neuron.time_steps = rule.rule(self.time_steps), self.time_steps

@@ -1,10 +1,47 @@
 """Integrate-and-fire neurons [section 3.2 of the paper]."""
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .rates import firing_rate
+
 RESETS = ('subtract', 'zero')
+
+
+class FiringRule(NamedTuple):
+    """How neurons fire and reset.
+
+    Attributes:
+        reset: ``'subtract'`` the threshold from the membrane potential, or reset it to ``'zero'``.
+        signed: emit minus the threshold while the potential is below zero, never taking back more spikes than have
+            been emitted: the signed neuron with memory [Wang et al. 2022; Hu et al. 2023, Fast-SNN].
+        max_spikes: m, the largest number of spikes (or negative spikes) in one time step; above 1 they are bursts
+            [Li and Zeng 2022].
+    """
+
+    reset: str = 'subtract'
+    signed: bool = False
+    max_spikes: int = 1
+
+    @property
+    def counts(self) -> bool:
+        """Whether neurons have to remember how many spikes they have emitted."""
+        return self.signed or self.max_spikes > 1
+
+    @property
+    def lowest(self) -> int:
+        """The least number of spikes in one time step: 0, or -m for signed spikes."""
+        return -self.max_spikes if self.signed else 0
+
+
+class NeuronState(NamedTuple):
+    """What a layer of neurons carries from step to step: membrane potential and, where the rule counts, spike count."""
+
+    potential: Tensor
+    count: Tensor | None = None
 
 
 def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, bias: Tensor | None = None,
@@ -41,6 +78,45 @@ def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, b
     return spikes
 
 
+def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, threshold: Tensor, bias: Tensor | None,
+                        time_steps: int, rule: FiringRule, out: Tensor | None = None) -> Tensor:
+    """Advance neurons that may emit several spikes a step, and take spikes back, by K time steps.
+
+    With membrane potential v, current c, bias b, threshold h, at most m spikes a step, and n spikes emitted so far::
+
+        u = v + c + b;   k = clip(floor(u / h), -m or 0, m);   k = clip(n + k, 0, T) - n
+        s = k h;   v = u - s;   n = n + k
+
+    Without a bound m, n after T steps is exactly ``clip(floor(sum of currents / h), 0, T)``, whatever the order in
+    which currents arrive: layer by layer, the network then equals the ANN with activations quantised to T + 1 levels.
+
+    Args:
+        currents: input currents, shape (K, N, ...).
+        potential, count: state before the first step, shape (N, ...). **Updated in place.**
+        threshold, bias: broadcastable to (N, ...).
+        time_steps: T, the largest count.
+        rule: m, and whether spikes may be negative. The reset is by subtraction.
+        out: where to write the spikes, shape (K, N, ...); allocated when not given.
+
+    Returns:
+        Spikes of value ``k threshold``, shape (K, N, ...).
+    """
+    spikes = torch.empty(currents.shape, dtype=potential.dtype, device=potential.device) if out is None else out
+    for current, spike in zip(currents, spikes):
+        potential += current
+        if bias is not None:
+            potential += bias
+        torch.div(potential, threshold, out=spike)
+        spike.floor_().clamp_(rule.lowest, rule.max_spikes)
+        spike += count
+        spike.clamp_(0, time_steps)
+        spike -= count
+        count += spike
+        spike *= threshold
+        potential -= spike
+    return spikes
+
+
 class IFNeuron(nn.Module):
     """The state of one layer of integrate-and-fire neurons: one instance per ReLU call site of the ANN.
 
@@ -51,8 +127,10 @@ class IFNeuron(nn.Module):
         ceiling: largest value of the replaced activation: infinite for ReLU, 6 for ReLU6.
 
     Attributes:
-        reset: how a spike resets the membrane potential; see :func:`integrate_and_fire`. It comes from the
-            pipeline, and after loading from the settings of the network.
+        rule: how the neurons fire and reset. It comes from the pipeline, and after loading from the settings of the
+            network.
+        time_steps: T, which bounds the spike count where the rule counts.
+        recorder: called with the spikes of each :meth:`fire`, where somebody counts them.
 
     Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
         threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
@@ -63,7 +141,9 @@ class IFNeuron(nn.Module):
     def __init__(self, ceiling: float = math.inf) -> None:
         super().__init__()
         self.ceiling = ceiling
-        self.reset = 'subtract'
+        self.rule = FiringRule()
+        self.time_steps = 1
+        self.recorder: Callable[[Tensor], None] | None = None
         self.register_buffer('threshold', torch.full((1,), math.nan))
         self.register_buffer('bias', torch.zeros(1))
         self.register_buffer('initial_potential', torch.zeros(1))
@@ -71,8 +151,8 @@ class IFNeuron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(0, self.ceiling)
 
-    def start(self, current: Tensor) -> Tensor:
-        """Return a fresh membrane potential, shape (N, ...), for one step's current of that shape.
+    def start(self, current: Tensor) -> NeuronState:
+        """Return the state before the first step for one step's current, shape (N, ...).
 
         Raises:
             ValueError: the initial potential is per position and was calibrated for another image size.
@@ -83,13 +163,28 @@ class IFNeuron(nn.Module):
                 f'the initial potential was calibrated per position for feature maps of {tuple(initial.shape)}, but '
                 f"this input gives {tuple(current.shape[1:])}. Use images of the calibrated size, or calibrate with "
                 "potential='channel' (one value per channel), which serves every size.")
-        return initial.expand(current.shape).to(current.dtype, copy=True).contiguous()
+        potential = initial.expand(current.shape).to(current.dtype, copy=True).contiguous()
+        return NeuronState(potential, torch.zeros_like(potential) if self.rule.counts else None)
 
-    def fire(self, currents: Tensor, potential: Tensor, out: Tensor | None = None) -> Tensor:
-        """Advance by the K steps of ``currents``, shape (K, N, ...); see :func:`integrate_and_fire`."""
-        step = currents[0]
-        return integrate_and_fire(currents, potential, per_channel(self.threshold, step),
-                                  per_channel(self.bias, step), out, self.reset)
+    def fire(self, currents: Tensor, state: NeuronState, out: Tensor | None = None) -> Tensor:
+        """Advance by the K steps of ``currents``, shape (K, N, ...); ``state`` is updated in place.
+
+        See :func:`integrate_and_fire` and :func:`integrate_and_burst`.
+        """
+        threshold, bias = (per_channel(value, currents[0]) for value in (self.threshold, self.bias))
+        if self.rule.counts:
+            spikes = integrate_and_burst(currents, *state, threshold, bias, self.time_steps, self.rule, out)
+        else:
+            spikes = integrate_and_fire(currents, state.potential, threshold, bias, out, self.rule.reset)
+        if self.recorder is not None:
+            self.recorder(spikes)
+        return spikes
+
+    def rate(self, current: Tensor) -> Tensor:
+        """The firing rate under a constant current, in closed form [Eq. 17]; shape (N, ...)."""
+        threshold, bias, initial = (per_channel(value, current) for value in (
+            self.threshold, self.bias, self.initial_potential))
+        return firing_rate(current + bias, threshold, self.time_steps, initial)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         # A buffer's shape says how finely it was calibrated, which a fresh neuron cannot know: take the stored one.

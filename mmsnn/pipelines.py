@@ -1,7 +1,7 @@
 """What a calibration consists of: the paper's pipelines, and the earlier methods it compares with."""
 from dataclasses import asdict, dataclass, fields, replace
 
-from .neurons import RESETS
+from .neurons import RESETS, FiringRule
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,13 @@ class Pipeline:
         shift: how neurons round instead of flooring [section 4.3]: ``'bias'`` adds h/(2T) to the current of every
             step, ``'potential'`` starts at h/2 (same rate in closed form, earlier spikes), None floors.
         reset: of the membrane potential after a spike: ``'subtract'`` the threshold, or to ``'zero'``.
+        signed: neurons take back spikes that they fired too early; see :class:`mmsnn.FiringRule`.
+        max_spikes: the most spikes in one time step, or None for no bound.
         bias: calibrate the bias (section 4.4, LCP).
         potential: calibrate the initial potential (ACP): ``'channel'``, the spatial mean (appendix B.4), which serves
             images of any size; ``'position'``, one value per neuron, for images of one size; or None.
+        rounds: how often potential and bias are corrected, in this order, each time on a new simulation of the layer:
+            the first time before, any other after the weights.
         weights: calibrate the weights by gradient descent [ACP, Eq. 23].
         iterations: gradient steps per layer.
         learning_rate: initial learning rate; it decays to zero along a cosine.
@@ -32,8 +36,11 @@ class Pipeline:
     rounding: str = 'round'
     shift: str | None = 'bias'
     reset: str = 'subtract'
+    signed: bool = False
+    max_spikes: int | None = 1
     bias: bool = False
     potential: str | None = None
+    rounds: int = 1
     weights: bool = False
     iterations: int = 5000
     learning_rate: float = 1e-5
@@ -46,9 +53,17 @@ class Pipeline:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} must be one of {values}, not {getattr(self, name)!r}')
-        if self.iterations < 1 or not self.learning_rate > 0:
-            raise ValueError(f'iterations and learning_rate must be positive, not {self.iterations} and '
-                             f'{self.learning_rate}')
+        if self.max_spikes is not None and self.max_spikes < 1:
+            raise ValueError(f'max_spikes must be None or at least 1, not {self.max_spikes}')
+        if self.reset == 'zero' and (self.signed or self.max_spikes != 1):
+            raise ValueError("signed spikes and bursts need reset='subtract'")
+        if self.iterations < 1 or self.rounds < 1 or not self.learning_rate > 0:
+            raise ValueError(f'iterations, rounds and learning_rate must be positive, not {self.iterations}, '
+                             f'{self.rounds} and {self.learning_rate}')
+
+    def rule(self, time_steps: int) -> FiringRule:
+        """How neurons fire in a simulation of T steps."""
+        return FiringRule(self.reset, self.signed, min(self.max_spikes or time_steps, time_steps))
 
     @property
     def simulates(self) -> bool:

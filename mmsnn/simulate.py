@@ -164,8 +164,8 @@ def _fire(node: fx.Node, env: _Chunk, neuron: IFNeuron, state: dict) -> Tensor:
     if node not in state:
         # The spikes of one chunk are read within it, so the next one can use the same memory.
         state[node] = [neuron.start(currents[0]), currents.new_empty(currents.shape)]
-    potential, buffer = state[node]
-    return neuron.fire(currents, potential, out=buffer[:len(currents)]).flatten(0, 1)
+    carried, buffer = state[node]
+    return neuron.fire(currents, carried, out=buffer[:len(currents)]).flatten(0, 1)
 
 
 def _run_analog(node: fx.Node, env: _Chunk, module: nn.Module | None, state: dict, start: int) -> Tensor:

@@ -82,40 +82,53 @@ class Store:
                           'memory_budget, or use fewer or smaller calibration images') from error
 
 
-def pack_spikes(planes: Tensor, spikes: Tensor, start: int) -> None:
-    """Write spikes (anything but zero counts as one), shape (K, ...), as the bits of steps ``start`` onwards.
+def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, lowest: int = 0) -> None:
+    """Write spikes of ``k threshold`` as the bits of steps ``start`` onwards.
 
     Args:
-        planes: uint8, shape (ceil(T / 8), ...), zero where nothing has been written yet; bit t % 8 of plane t // 8
-            holds step t.
+        planes: uint8, shape (B, ceil(T / 8), ...), zero where nothing has been written yet. Bit t % 8 of plane
+            (b, t // 8) holds bit b of ``k - lowest`` at step t.
         spikes: shape (K, ...).
+        threshold: broadcastable to a step's spikes.
         start: number of the first step.
+        lowest: the least k that occurs.
     """
-    for plane, bits, steps in _bits(start, start + len(spikes), spikes.ndim, spikes.device):
-        planes[plane] |= ((spikes[steps] != 0).to(torch.uint8) << bits).sum(0, dtype=torch.uint8)
+    if len(planes) == 1:  # k is 0 or 1: anything but zero
+        levels = spikes != 0
+    else:
+        levels = torch.round(spikes / threshold).sub_(lowest).to(torch.int32)
+    for plane, places, steps in _places(start, start + len(spikes), spikes.ndim, spikes.device):
+        for bit, target in enumerate(planes):
+            chosen = levels[steps] if bit == 0 else levels[steps] >> bit
+            target[plane] |= ((chosen & 1).to(torch.uint8) << places).sum(0, dtype=torch.uint8)
 
 
-def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int) -> Tensor:
-    """Return the spikes of steps ``start`` up to ``stop``: 0 or ``threshold``, shape (stop - start, ...)."""
-    spikes = torch.empty(stop - start, *planes.shape[1:], dtype=threshold.dtype, device=planes.device)
-    for plane, bits, steps in _bits(start, stop, planes.ndim, planes.device):
-        torch.mul((planes[plane] >> bits) & 1, threshold, out=spikes[steps])
+def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int, lowest: int = 0) -> Tensor:
+    """Return the spikes of steps ``start`` up to ``stop``: ``k threshold``, shape (stop - start, ...)."""
+    spikes = torch.empty(stop - start, *planes.shape[2:], dtype=threshold.dtype, device=planes.device)
+    for plane, places, steps in _places(start, stop, spikes.ndim, planes.device):
+        if len(planes) == 1:
+            torch.mul((planes[0, plane] >> places) & 1, threshold, out=spikes[steps])
+            continue
+        level = sum(((source[plane] >> places) & 1).to(torch.int16) << bit for bit, source in enumerate(planes))
+        torch.mul(level + lowest, threshold, out=spikes[steps])
     return spikes
 
 
-def mean_spikes(planes: Tensor, threshold: Tensor, time_steps: int) -> Tensor:
-    """Return the firing rate, the mean over T steps, of packed spikes; shape (...) for planes (ceil(T / 8), ...)."""
-    count = torch.zeros(planes.shape[1:], dtype=torch.int16, device=planes.device)
-    for plane in planes:  # the bits of a byte are counted in pairs, then in fours, then all together
-        plane = plane - ((plane >> 1) & 0x55)
-        plane = (plane & 0x33) + ((plane >> 2) & 0x33)
-        count += (plane + (plane >> 4)) & 0x0f
+def mean_spikes(planes: Tensor, threshold: Tensor, time_steps: int, lowest: int = 0) -> Tensor:
+    """Return the firing rate, the mean over T steps, of packed spikes; shape (...)."""
+    count = torch.full(planes.shape[2:], lowest * time_steps, dtype=torch.int32, device=planes.device)
+    for bit, source in enumerate(planes):
+        for plane in source:  # the bits of a byte are counted in pairs, then in fours, then all together
+            plane = plane - ((plane >> 1) & 0x55)
+            plane = (plane & 0x33) + ((plane >> 2) & 0x33)
+            count += ((plane + (plane >> 4)) & 0x0f).to(torch.int32) << bit
     return count * (threshold / time_steps)
 
 
-def _bits(start: int, stop: int, ndim: int, device: torch.device) -> Iterator[tuple[int, Tensor, slice]]:
-    """For each byte that steps ``start`` up to ``stop`` touch: its plane, the bits in it, and the steps they hold."""
+def _places(start: int, stop: int, ndim: int, device: torch.device) -> Iterator[tuple[int, Tensor, slice]]:
+    """For each byte that steps ``start`` up to ``stop`` touch: its plane, the places in it, and the steps these hold."""
     for plane in range(start // 8, -(-stop // 8)):
         first, last = max(start, plane * 8), min(stop, plane * 8 + 8)
-        bits = torch.arange(first % 8, first % 8 + last - first, dtype=torch.uint8, device=device)
-        yield plane, bits.view(-1, *[1] * (ndim - 1)), slice(first - start, last - start)
+        places = torch.arange(first % 8, first % 8 + last - first, dtype=torch.uint8, device=device)
+        yield plane, places.view(-1, *[1] * (ndim - 1)), slice(first - start, last - start)

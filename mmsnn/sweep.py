@@ -89,7 +89,8 @@ class Layer:
         time_steps = self.sweep.snn.time_steps
         for node in self.plan.sources:
             planes = self._stored('spikes', node, index)
-            values[node] = mean_spikes(planes, self._spike_height(node, planes[0]), time_steps)
+            threshold, lowest = self._coding(node, planes)
+            values[node] = mean_spikes(planes, threshold, time_steps, lowest)
         return values
 
     def rate(self, index: int, keep: bool = False) -> Tensor:
@@ -100,18 +101,19 @@ class Layer:
             keep: store the spikes, as the input of the layers behind.
         """
         snn = self.sweep.snn
-        potential = total = planes = None
-        start = 0
+        state = total = planes = None
+        start, rule = 0, self.neuron.rule
         for currents in self.currents(index):
-            if potential is None:
-                potential, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
+            if state is None:
+                state, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
                 if keep:
-                    planes = total.new_zeros((-(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
-            spikes = self.neuron.fire(currents, potential)
+                    bits = (rule.max_spikes - rule.lowest).bit_length()
+                    planes = total.new_zeros((bits, -(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
+            spikes = self.neuron.fire(currents, state)
             for spike in spikes:
                 total += spike
             if keep:
-                pack_spikes(planes, spikes, start)
+                pack_spikes(planes, spikes, per_channel(self.neuron.threshold, total), start, rule.lowest)
             start += len(spikes)
         if keep:
             self.sweep.store.put(('spikes', self.node, index), planes)
@@ -130,15 +132,18 @@ class Layer:
             return
 
         planes = {node: self._stored('spikes', node, index) for node in self.plan.sources}
+        threshold, lowest = ({node: self._coding(node, stored)[i] for node, stored in planes.items()} for i in (0, 1))
 
         def incoming(node: fx.Node, start: int, stop: int) -> Tensor:
-            return unpack_spikes(planes[node], self._spike_height(node, planes[node][0]), start, stop)
+            return unpack_spikes(planes[node], threshold[node], start, stop, lowest[node])
 
         for chunk in self.plan.simulate(values, snn.time_steps, chunk_steps, incoming):
             yield chunk[self.current]
 
-    def _spike_height(self, node: fx.Node, like: Tensor) -> Tensor:
-        return per_channel(self.sweep.snn.network.get_submodule(node.target).threshold, like)
+    def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
+        """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""
+        neuron = self.sweep.snn.network.get_submodule(node.target)
+        return per_channel(neuron.threshold, planes[0, 0]), neuron.rule.lowest
 
 
 def materialise(batches: Iterable[Tensor], device: torch.device) -> list[Tensor]:

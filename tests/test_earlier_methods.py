@@ -73,7 +73,7 @@ def test_reset_survives_saving_and_copying():
     x = torch.tensor([.3, .7, 1.]).view(3, 1, 1, 1)
     assert torch.equal(again(x), snn(x))
     mmsnn.calibrate(again, [x], 'none', progress=False)
-    assert {neuron.reset for neuron in again.neurons.values()} == {'subtract'}
+    assert {neuron.rule.reset for neuron in again.neurons.values()} == {'subtract'}
     with pytest.raises(ValueError, match='reset must be one of'):
         mmsnn.calibrate(again, [x], 'none', reset='half')
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmsnn import IFNeuron, clip_floor, clip_round, firing_rate, integrate_and_fire
+from mmsnn import FiringRule, IFNeuron, clip_floor, clip_round, firing_rate, integrate_and_burst, integrate_and_fire
 
 
 def test_worked_out_by_hand():
@@ -87,3 +87,47 @@ def test_state_of_any_granularity_loads_into_a_fresh_neuron():
     assert torch.equal(fresh.initial_potential, trained.initial_potential)
     with pytest.raises(ValueError, match="potential='channel'"):
         fresh.start(torch.zeros(1, 3, 8, 8))
+
+
+def burst(currents, threshold, time_steps, initial=None, **rule):
+    potential = torch.zeros_like(currents[0]) if initial is None else initial.clone()
+    count = torch.zeros_like(potential)
+    spikes = integrate_and_burst(currents, potential, count, threshold, None, time_steps, FiringRule(**rule))
+    return spikes, potential, count
+
+
+def test_signed_neuron_takes_back_what_it_fired_too_early():
+    # u: 1.5 fires (.5), -.5 takes back (.5), -.5: nothing left to take back, .5, 1.5 fires (.5)
+    currents = torch.tensor([1.5, -1., -1., 1., 1.]).view(5, 1)
+    spikes, potential, count = burst(currents, torch.ones(1), 5, signed=True)
+    assert spikes.flatten().tolist() == [1, -1, 0, 0, 1]
+    assert potential.item() == .5 and count.item() == 1
+
+
+def test_bursts_are_bounded_by_step_and_in_all():
+    # u: 3.5 fires 2 (1.5), 1.5 fires 1 (.5), 4.5 would fire 2, but only T = 4 are allowed in all: 1 (3.5)
+    currents = torch.tensor([3.5, 0., 4., 0.]).view(4, 1)
+    spikes, potential, count = burst(currents, torch.ones(1), 4, max_spikes=2)
+    assert spikes.flatten().tolist() == [2, 1, 1, 0]
+    assert potential.item() == 3.5 and count.item() == 4
+
+
+@pytest.mark.parametrize('time_steps', [1, 2, 5, 8, 32])
+def test_unbounded_signed_bursts_are_the_quantised_sum_in_any_order(time_steps):
+    currents, threshold = dyadic((time_steps, 4000), -3000, 4000), dyadic((4000,), 1, 4000)
+    initial = dyadic((4000,), -2000, 4000)
+    spikes, potential, count = burst(currents, threshold, time_steps, initial, signed=True, max_spikes=time_steps)
+    charge = currents.double().sum(0) + initial
+    assert torch.equal(count.double(), torch.floor(charge / threshold).clamp(0, time_steps))
+    # Charge is conserved, exactly; and a permutation of the currents changes when spikes come, not how many.
+    assert torch.equal(charge, spikes.double().sum(0) + potential.double())
+    _, _, permuted = burst(currents[torch.randperm(time_steps)], threshold, time_steps, initial, signed=True,
+                           max_spikes=time_steps)
+    assert torch.equal(permuted, count)
+
+
+def test_plain_rule_of_the_general_neuron_is_the_plain_neuron():
+    currents, threshold = dyadic((16, 4000), -2000, 4000), dyadic((4000,), 1, 4000)
+    spikes, potential, _ = burst(currents, threshold, 16)
+    plain = torch.zeros(4000)
+    assert torch.equal(spikes, integrate_and_fire(currents, plain, threshold)) and torch.equal(potential, plain)

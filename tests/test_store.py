@@ -7,17 +7,19 @@ import torch
 from mmsnn.store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 
+@pytest.mark.parametrize('lowest, highest', [(0, 1), (-1, 1), (0, 3), (-2, 2), (-32, 32)])
 @pytest.mark.parametrize('time_steps, chunk', [(1, 1), (7, 2), (8, 8), (9, 4), (32, 5)])
-def test_spikes_survive_packing(time_steps, chunk):
+def test_spikes_survive_packing(time_steps, chunk, lowest, highest):
     threshold = torch.tensor([.3, .7, 1.1]).view(3, 1)
-    spikes = (torch.rand(time_steps, 2, 3, 5) > .6) * threshold
-    planes = torch.zeros(-(-time_steps // 8), 2, 3, 5, dtype=torch.uint8)
+    spikes = torch.randint(lowest, highest + 1, (time_steps, 2, 3, 5)) * threshold
+    bits = (highest - lowest).bit_length()
+    planes = torch.zeros(bits, -(-time_steps // 8), 2, 3, 5, dtype=torch.uint8)
     for start in range(0, time_steps, chunk):
-        pack_spikes(planes, spikes[start:start + chunk], start)
+        pack_spikes(planes, spikes[start:start + chunk], threshold, start, lowest)
     for start in range(0, time_steps, chunk):
         stop = min(start + chunk, time_steps)
-        assert torch.equal(unpack_spikes(planes, threshold, start, stop), spikes[start:stop])
-    torch.testing.assert_close(mean_spikes(planes, threshold, time_steps), spikes.mean(0))
+        assert torch.equal(unpack_spikes(planes, threshold, start, stop, lowest), spikes[start:stop])
+    torch.testing.assert_close(mean_spikes(planes, threshold, time_steps, lowest), spikes.mean(0))
 
 
 def test_budget_spills_to_files_without_a_name(tmp_path):

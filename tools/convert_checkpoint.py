@@ -1,6 +1,6 @@
-"""Give a checkpoint from elsewhere the names of an OpenMMLab config: ``python tools/convert_checkpoint.py CONFIG IN OUT``.
+"""Give a checkpoint from elsewhere the names of a config: ``python tools/convert_checkpoint.py CONFIG IN OUT``.
 
-For checkpoints of the same architecture under other names, such as those of pytorch_resnet_cifar10, torchvision or timm.
+For checkpoints of the same architecture under other names, such as those of pytorch_resnet_cifar10 or torchvision.
 Tensors are matched in the order in which both networks register them; every shape, and the last part of every name
 (weight, bias, running_mean ...), must agree. Test the result (``tools/test.py CONFIG OUT``): it must reach the accuracy
 that the checkpoint is known for.
@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
 from mmsnn.checkpoint import write_checkpoint
+from mmsnn.hooks import plain_config
 from mmsnn.version import __version__
 
 
@@ -47,11 +48,11 @@ def rename(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of the ANN')
+    parser.add_argument('config', help='config of the ANN, or of its spiking model')
     parser.add_argument('checkpoint', type=Path, help='checkpoint to read; no code in it is executed')
     parser.add_argument('out', type=Path, help='checkpoint to write')
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = plain_config(Config.fromfile(args.config))
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = cfg.model
     if cfg.get('data_preprocessor') is not None:

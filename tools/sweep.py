@@ -4,9 +4,9 @@
     python tools/sweep.py CONFIG CKPT --time-steps 16 --pipelines light --num-images 32 64 128 256     [Table 6]
     python tools/sweep.py CONFIG CKPT --time-steps 16 32 --pipelines none --thresholds max-layer mmse --shift none bias
 
-CONFIG is that of a spiking detector or classifier with mmsnn.CalibrationHook, CKPT the checkpoint of its ANN. Each row
-is what ``tools/test.py`` gives for the same settings; a seed chooses the calibration images. Rows go to ``rows.json`` in
-the work folder as they finish and are not run again after an interruption.
+CONFIG is that of a spiking detector or classifier with mmsnn.CalibrationHook, CKPT the checkpoint of its ANN. Each
+row is what ``tools/test.py`` gives for the same settings; a seed chooses the calibration images. Rows go to
+``rows.json`` in the work folder as they finish and are not run again after an interruption.
 """
 import argparse
 import contextlib
@@ -84,8 +84,9 @@ class Worker:
         hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms,
                              **pipeline_options(job, hook.options))
         calibrated = time.time()
-        metrics = dict(runner.test())
-        return dict(metrics, calibration_seconds=round(calibrated - started, 2),
+        with mmsnn.CostCounter(part.snn) as counter:
+            metrics = dict(runner.test())
+        return dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
                     test_seconds=round(time.time() - calibrated, 2))
 
 
@@ -110,16 +111,17 @@ def evaluate(worker: tuple, job: dict) -> dict:
 def label(job: dict, axes: list[str]) -> str:
     """Name of a method: its settings on the axes that are not constant over the whole sweep."""
     def setting(axis: str) -> str:
-        return f'{job[axis]} images' if axis == 'num_images' else f'{axis} {job[axis]}' if axis == 'shift' else job[axis]
+        value = str(job[axis])
+        return {'num_images': f'{value} images', 'shift': f'shift {value}'}.get(axis, value)
 
-    return ', '.join(str(setting(axis)) for axis in axes if axis == 'pipeline' or job[axis] is not None)
+    return ', '.join(setting(axis) for axis in axes if axis == 'pipeline' or job[axis] is not None)
 
 
 def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     """Lay the rows out as a table of mean and standard deviation over seeds.
 
     Returns:
-        The table and that of the calibration times as markdown, the curves to plot, and the ANN's score.
+        Tables of score, cost and calibration time as markdown, the curves to plot, and the ANN's score.
     """
     ann = next((row[metric] for row in rows if row['pipeline'] == 'ann'), None)
     rows = [row for row in rows if row['pipeline'] != 'ann']
@@ -131,22 +133,26 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     for row in rows:
         found.setdefault(label(row, axes), {}).setdefault(row[column], []).append(row)
 
-    def cell(group: list[dict], key: str, digits: int) -> str:
-        scores = [row[key] for row in group]
+    def cell(group: list[dict], key: str, digits: int, unit: float) -> str:
+        scores = [row[key] / unit for row in group if key in row]
         spread = f' ± {statistics.stdev(scores):.{digits}f}' if len(scores) > 1 else ''
         return f'{statistics.mean(scores):.{digits}f}{spread}' if scores else ''
 
-    def table(key: str, digits: int, title: str) -> str:
+    def table(key: str, digits: int, title: str, unit: float = 1.) -> str:
         names = [f'T = {c}' if column == 'time_steps' else f'{c} images' for c in columns]
         lines = [f'| {title} | ' + ' | '.join(names) + ' |', '|---|' + '---|' * len(columns)]
-        lines += [f'| {method} | ' + ' | '.join(cell(cells.get(c, []), key, digits) for c in columns) + ' |'
+        lines += [f'| {method} | ' + ' | '.join(cell(cells.get(c, []), key, digits, unit) for c in columns) + ' |'
                   for method, cells in found.items()]
         return '\n'.join(lines)
 
     percent = metric.startswith('accuracy')
     fixed = f', T = {values["time_steps"][0]}' if column == 'num_images' else ''
     title = metric + fixed + ('' if ann is None else f' (ANN: {ann:.{2 if percent else 3}f})')
-    text = table(metric, 2 if percent else 3, title) + '\n\n' + table('calibration_seconds', 1, 'calibration, seconds')
+    macs = next((f' (MACs of the ANN: {row["ann_macs"] / 1e6:.1f})' for row in rows if 'ann_macs' in row), '')
+    text = '\n\n'.join([table(metric, 2 if percent else 3, title),
+                        table('synaptic_operations', 1, f'synaptic operations per image, millions{macs}', 1e6),
+                        table('spikes_per_neuron', 2, 'spikes per neuron'),
+                        table('calibration_seconds', 1, 'calibration, seconds')])
     curves = {method: [(c, statistics.mean(s := [row[metric] for row in group]),
                         statistics.stdev(s) if len(s) > 1 else 0.) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}

@@ -1,4 +1,4 @@
-# The 25 sub-policies found for CIFAR-10: Cubuk et al., AutoAugment, CVPR 2019, appendix; magnitudes 0 to 9 of each range.
+# The 25 sub-policies found for CIFAR-10 (Cubuk et al., AutoAugment, CVPR 2019, appendix); magnitudes 0 to 9 of a range.
 cifar_policies = [
     [dict(type='Invert', prob=0.1), dict(type='Contrast', magnitude=0.1 * 6, prob=0.2)],
     [dict(type='Rotate', angle=30 / 9 * 2, prob=0.7),

@@ -1,0 +1,141 @@
+"""The CIFAR recipe and tools/sweep.py on real digits: one number, whichever way it is computed."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain')
+
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner.checkpoint import load_checkpoint
+
+import mmsnn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+
+from convert_checkpoint import find_state, rename
+from sweep import AXES, summarise
+
+TIME_STEPS = 4
+
+
+def run(name, *arguments):
+    result = subprocess.run([sys.executable, str(ROOT / 'tools' / f'{name}.py'), *map(str, arguments)], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Digits as folders of 32 x 32 images, a config derived as users do, and a network trained with the recipe."""
+    import cv2
+    from sklearn.datasets import load_digits
+    folder = tmp_path_factory.mktemp('digits')
+    digits = load_digits()
+    for label in range(10):
+        images = digits.images[digits.target == label]
+        for split, chosen in (('train', images[:24]), ('test', images[24:32])):
+            target = folder / split / str(label)
+            target.mkdir(parents=True)
+            for index, image in enumerate(chosen):
+                big = cv2.resize(image.astype(np.float32) * 15, (32, 32), interpolation=cv2.INTER_LINEAR)
+                cv2.imwrite(str(target / f'{index}.png'), np.repeat(big.astype(np.uint8)[..., None], 3, -1))
+    for stem in ('resnet20_cifar10', 'resnet20_snn-light_cifar10'):
+        (folder / f'{stem}.py').write_text(
+            f"_base_ = '{ROOT}/configs/resnet_cifar/{stem}.py'\n"
+            f"train_dataloader = dict(dataset=dict(data_root='{folder}'), batch_size=24, num_workers=0, "
+            "persistent_workers=False)\n"
+            f"val_dataloader = dict(dataset=dict(data_root='{folder}'), num_workers=0, persistent_workers=False)\n"
+            "test_dataloader = val_dataloader\n"
+            f"work_dir = '{folder}/work'\n")
+    spiking = folder / 'resnet20_snn-light_cifar10.py'
+    spiking.write_text(spiking.read_text() + "custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='light', "
+                       "num_images=16, batch_size=8)]\n")
+    run('train', folder / 'resnet20_cifar10.py', '--cfg-options', 'train_cfg.max_epochs=3', 'train_cfg.val_interval=3',
+        'default_hooks.checkpoint.interval=3', 'optim_wrapper.optimizer.lr=0.05')
+    return folder
+
+
+def test_three_ways_to_one_number(trained, tmp_path):
+    config, checkpoint = trained / 'resnet20_snn-light_cifar10.py', trained / 'work' / 'epoch_3.pth'
+    output = run('test', config, checkpoint, '--cfg-options', f'model.time_steps={TIME_STEPS}')
+    tested = re.findall(r'accuracy/top1: ([\d.]+)', output)[-1]
+
+    arguments = (config, checkpoint, '--time-steps', TIME_STEPS, 8, '--pipelines', 'none', 'light', '--seeds', 1,
+                 '--work-dir', tmp_path)
+    output = run('sweep', *arguments)
+    assert '5 of 5 runs' in output
+    rows = json.loads((tmp_path / 'rows.json').read_text())['rows']
+    swept, = [row['accuracy/top1'] for row in rows
+              if (row['pipeline'], row['time_steps'], row['seed']) == ('light', TIME_STEPS, 0)]
+    assert f'{swept:.4f}' == tested
+    assert {path.name for path in tmp_path.iterdir()} >= {'rows.json', 'rows.csv', 'table.md', 'figure.png'}
+
+    # Not run again; what was lost is.
+    stored = json.loads((tmp_path / 'rows.json').read_text())
+    lost = stored['rows'].pop()
+    (tmp_path / 'rows.json').write_text(json.dumps(stored))
+    assert '1 of 5 runs' in run('sweep', *arguments)
+    again = json.loads((tmp_path / 'rows.json').read_text())['rows'][-1]
+    assert {key: again[key] for key in (*AXES, 'accuracy/top1')} == {key: lost[key] for key in (*AXES, 'accuracy/top1')}
+
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(config)
+    ann = MODELS.build(dict(cfg.model.classifier, data_preprocessor=cfg.data_preprocessor)).eval()
+    load_checkpoint(ann, str(checkpoint))
+    batches = list(mmsnn.hooks.calibration_hook(cfg).batches(ann, cfg))
+    snn = mmsnn.convert(ann, TIME_STEPS)
+    mmsnn.calibrate(snn, batches, 'light', progress=False)
+    data = ann.data_preprocessor(pseudo_collate(list(DATASETS.build(cfg.test_dataloader.dataset))), False)
+    labels = torch.cat([sample.gt_label for sample in data['data_samples']])
+    accuracy = 100 * (snn(data['inputs']).argmax(1) == labels).float().mean().item()
+    assert f'{accuracy:.4f}' == tested
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained, tmp_path):
+    (tmp_path / 'rows.json').write_text(json.dumps(dict(config='another.py', checkpoint='x.pth', options={}, rows=[])))
+    result = subprocess.run([sys.executable, str(ROOT / 'tools' / 'sweep.py'),
+                             str(trained / 'resnet20_snn-light_cifar10.py'), str(trained / 'work' / 'epoch_3.pth'),
+                             '--work-dir', str(tmp_path)], text=True, capture_output=True)
+    assert result.returncode == 2 and 'choose another --work-dir' in result.stderr
+
+
+def test_table_shows_mean_and_deviation():
+    def row(pipeline, time_steps, seed, score, images=None):
+        return dict(zip(AXES, (pipeline, None, None, images, time_steps, seed)), calibration_seconds=1.,
+                    **{'accuracy/top1': score})
+
+    rows = [row('ann', None, None, 90.), row('none', 4, 0, 10.), row('none', 4, 1, 14.), row('none', 8, 0, 50.),
+            row('light', 4, 0, 60.)]
+    text, curves, ann = summarise(rows, 'accuracy/top1')
+    assert text.splitlines()[:4] == [
+        '| accuracy/top1 (ANN: 90.00) | T = 4 | T = 8 |', '|---|---|---|', '| none | 12.00 ± 2.83 | 50.00 |',
+        '| light | 60.00 |  |']
+    assert ann == 90 and curves['none'][0][:2] == (4, 12.) and curves['light'] == [(4, 60., 0.)]
+    # One T and several sample sizes: laid out as Table 6.
+    text, curves, _ = summarise([row('light', 4, 0, 50., 32), row('light', 4, 0, 55., 64)], 'accuracy/top1')
+    assert text.splitlines()[0] == '| accuracy/top1, T = 4 | 32 images | 64 images |' and not curves
+
+
+def test_checkpoints_of_other_names_are_renamed():
+    net = mmsnn.CifarResNet(8, base_channels=2)
+    own = net.state_dict()
+    foreign = {'module.' + name.replace('layer', 'stage'): torch.randn(value.shape) for name, value in own.items()}
+    renamed = rename(find_state(dict(best_prec1=91.7, state_dict=foreign)), own)
+    assert torch.equal(renamed['layer1.0.conv1.weight'], foreign['module.stage1.0.conv1.weight'])
+    assert renamed.keys() == {name for name in own if not name.endswith('num_batches_tracked')}
+    with pytest.raises(ValueError, match='different networks'):
+        rename(foreign, mmsnn.CifarResNet(8, base_channels=4).state_dict())
+    names = [name for name in own if not name.endswith('num_batches_tracked')]
+    with pytest.raises(ValueError, match='the first without a partner'):
+        rename(own, {name: own[name] for name in names[:-1]})
