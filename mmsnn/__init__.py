@@ -8,12 +8,13 @@ from .network import SpikingNetwork
 from .neurons import FiringRule, IFNeuron, integrate_and_burst, integrate_and_fire
 from .pipelines import PIPELINES, Pipeline
 from .rates import clip_floor, clip_round, firing_rate
+from .synthesis import synthesise
 from .version import __version__
 
 __all__ = [
     'CalibrationReport', 'ConversionError', 'Cost', 'CostCounter', 'FiringRule', 'IFNeuron', 'LayerReport', 'PIPELINES',
     'Pipeline', 'SpikingNetwork', '__version__', 'calibrate', 'clip_floor', 'clip_round', 'convert', 'firing_rate',
-    'integrate_and_burst', 'integrate_and_fire', 'observe',
+    'integrate_and_burst', 'integrate_and_fire', 'observe', 'synthesise',
 ]
 
 # The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.

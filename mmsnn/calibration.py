@@ -2,11 +2,13 @@
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .balancing import balanced_thresholds
 from .network import SpikingNetwork
 from .neurons import IFNeuron
 from .pipelines import Pipeline, make_pipeline
@@ -82,12 +84,16 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
         raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
                          "use potential='channel'")
     snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
-    histograms = observe(snn, batches, progress) if histograms is None else histograms
+    if chosen.threshold == 'balanced':
+        thresholds = balanced_thresholds(snn, batches, chosen.channel_wise, progress=progress)
+    else:
+        histograms = observe(snn, batches, progress) if histograms is None else histograms
+        rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
+        thresholds = {name: choose_threshold(histogram, rule, snn.time_steps, chosen.channel_wise, chosen.rounding)
+                      for name, histogram in histograms.items()}
     report = CalibrationReport()
     for name, neuron in snn.neurons.items():
-        rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
-        set_threshold(neuron, choose_threshold(histograms[name], rule, snn.time_steps, chosen.channel_wise,
-                                               chosen.rounding), chosen, snn.time_steps)
+        set_threshold(neuron, thresholds[name], chosen, snn.time_steps)
         report.append(LayerReport(name, float(neuron.threshold.mean())))
     if chosen.simulates:
         sweep = Sweep(snn, batches, Store(memory_budget))
@@ -158,27 +164,80 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
         set_threshold(neuron, largest_current(layer, pipeline.channel_wise, steps), pipeline, time_steps)
     corrections = [correct for correct in (pipeline.potential and correct_potential, pipeline.bias and correct_bias)
                    if correct]
-    per_position = pipeline.potential == 'position'
     # The spikes stored last are those that the layers behind receive.
-    before, mean_error = measure(layer, per_position, steps, keep=not corrections)
-    after = before
+    errors = measure(layer, pipeline, steps, keep=not corrections)
+    before = errors.relative
     for round_ in range(pipeline.rounds):
         for correct in corrections:
-            correct(neuron, mean_error, time_steps)
-            after, mean_error = measure(layer, per_position, steps, keep=True)
+            correct(neuron, errors, pipeline, time_steps)
+            errors = measure(layer, pipeline, steps, keep=True)
         if round_ == 0 and pipeline.weights:
-            after, mean_error = improve_weights(layer, pipeline, calibrated, after, mean_error, steps)
-    return before, after
+            errors = improve_weights(layer, pipeline, calibrated, errors, steps)
+    return before, errors.relative
 
 
-def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module], plain: float, mean_error: Tensor,
-                    steps: 'Progress') -> tuple[float, Tensor]:
+class Errors(NamedTuple):
+    """How far a layer's firing rates are from the ANN's activations x, over all calibration images.
+
+    Attributes:
+        relative: ``sum (x - rate)**2 / sum x**2``.
+        channel: mean of ``x - rate`` over images and positions, (C,).
+        position: its mean over images alone, (C, H, W), where the pipeline calibrates per position.
+        step: mean of ``x - s(t)`` over images and positions at each step t, (T, C), where it calibrates per step.
+    """
+
+    relative: float
+    channel: Tensor
+    position: Tensor | None = None
+    step: Tensor | None = None
+
+
+def measure(layer: Layer, pipeline: Pipeline, steps: 'Progress', keep: bool = False) -> Errors:
+    """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
+    squared, norm, images, count = 0., 0., 0, 0
+    channel: Tensor | float = 0.
+    position: Tensor | float = 0.
+    spikes: Tensor | float = 0.  # sum over images and positions at each step
+    for index in range(len(layer.sweep.batches)):
+        activation = layer.activation(index)
+        rate, by_step = layer.rate(index, keep)
+        error = activation - rate
+        squared += float(error.square().sum(dtype=torch.float64))
+        norm += float(activation.square().sum(dtype=torch.float64))
+        channel = channel + error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
+        if pipeline.potential == 'position':
+            position = position + error.sum(0)
+        spikes = spikes + by_step
+        images += len(error)
+        count += error.numel() // error.shape[1]
+        steps.update()
+    mean = (channel / count).float()
+    time_steps = layer.sweep.snn.time_steps
+    activity = mean + (spikes.sum(0) / time_steps / count).float()  # of the ANN
+    return Errors(squared / max(norm, 1e-30), mean,
+                  position / images if pipeline.potential == 'position' else None,
+                  activity - (spikes / count).float() if pipeline.bias_per_step else None)
+
+
+def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
+    """Add the mean error of each channel to its bias [section 4.4, LCP], or that of each step to the step's bias."""
+    neuron.bias = neuron.bias + (errors.step if pipeline.bias_per_step else errors.channel)
+
+
+def correct_potential(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
+    """Start T times the mean error higher, per position or, as the spatial mean, per channel [ACP, appendix B.4]."""
+    error = errors.channel if errors.position is None else errors.position
+    neuron.initial_potential = _as_map(neuron.initial_potential, error) + time_steps * error
+
+
+def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module], errors: Errors,
+                    steps: 'Progress') -> Errors:
     """Calibrate the weights of a layer, but keep the old ones unless the simulated error becomes smaller.
 
     Args:
         layer, pipeline, steps: as in :func:`calibrate_layer`.
         calibrated: modules that have been calibrated; none is calibrated twice. Updated in place.
-        plain, mean_error: what :func:`measure` returned for the layer as it is.
+        errors: what :func:`measure` returned for the layer as it is.
 
     Returns:
         What it returns for the layer as it is then.
@@ -187,42 +246,12 @@ def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
     calibrated.update(owned)
     saved = [module.weight.detach().clone() for module in owned]
     calibrate_weights(layer, owned, pipeline, steps)
-    after, new_error = measure(layer, mean_error.ndim > 1, steps, keep=True)
-    if after <= plain:
-        return after, new_error
+    improved = measure(layer, pipeline, steps, keep=True)
+    if improved.relative <= errors.relative:
+        return improved
     for module, weight in zip(owned, saved):
         module.weight.copy_(weight)
-    return measure(layer, mean_error.ndim > 1, steps, keep=True)
-
-
-def correct_bias(neuron: IFNeuron, mean_error: Tensor, time_steps: int) -> None:
-    """Add the mean error of each channel to its bias [section 4.4, LCP]."""
-    neuron.bias = neuron.bias + (mean_error.flatten(1).mean(1) if mean_error.ndim > 1 else mean_error)
-
-
-def correct_potential(neuron: IFNeuron, mean_error: Tensor, time_steps: int) -> None:
-    """Start T times the mean error higher, per position or, as the spatial mean, per channel [ACP, appendix B.4]."""
-    neuron.initial_potential = _as_map(neuron.initial_potential, mean_error) + time_steps * mean_error
-
-
-def measure(layer: Layer, per_position: bool, steps: 'Progress', keep: bool = False) -> tuple[float, Tensor]:
-    """Simulate a layer over all batches.
-
-    Returns:
-        The relative error, and the mean of ``x - rate`` over images and positions, (C,), or over images, (C, H, W).
-    """
-    squared, norm, count = 0., 0., 0
-    total: Tensor | float = 0.
-    for index in range(len(layer.sweep.batches)):
-        activation = layer.activation(index)
-        error = activation - layer.rate(index, keep)
-        squared += float(error.square().sum(dtype=torch.float64))
-        norm += float(activation.square().sum(dtype=torch.float64))
-        reduced = error.sum(0) if per_position else error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
-        total = total + reduced
-        count += len(error) if per_position else error.numel() // error.shape[1]
-        steps.update()
-    return squared / max(norm, 1e-30), (total / count).float()
+    return measure(layer, pipeline, steps, keep=True)
 
 
 def weighted_modules(plan: Plan) -> list[nn.Module]:

@@ -23,10 +23,15 @@ def save_checkpoint(model: nn.Module, path: str | Path, meta: dict | None = None
 
 
 def write_checkpoint(state_dict: dict[str, Tensor], meta: dict, path: str | Path) -> None:
-    """Write a checkpoint so that ``path`` never holds a part of one.
+    """Write a checkpoint of tensors and plain types (``meta`` is converted); see :func:`write_file`."""
+    write_file(dict(state_dict=state_dict, meta=_plain(meta)), path)
 
-    The file is written beside its destination under a temporary name, flushed to the disk and renamed. It holds
-    tensors and plain types only (``meta`` is converted) and loads with ``weights_only=True``.
+
+def write_file(value, path: str | Path) -> None:
+    """Write tensors and plain types so that ``path`` never holds a part of them.
+
+    The file is written beside its destination under a temporary name, flushed to the disk and renamed. It loads
+    with ``weights_only=True``.
 
     Raises:
         OSError: the file cannot be written; what stood there before is untouched.
@@ -35,7 +40,7 @@ def write_checkpoint(state_dict: dict[str, Tensor], meta: dict, path: str | Path
     descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent or '.')
     try:
         with os.fdopen(descriptor, 'wb') as file:
-            torch.save(dict(state_dict=state_dict, meta=_plain(meta)), file)
+            torch.save(value, file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -19,7 +19,7 @@ class ConversionError(ValueError):
 
 
 def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '*', exclude: str | Iterable[str] = (),
-            readout: str = 'spikes', chunk_steps: int | None = None) -> SpikingNetwork:
+            readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None) -> SpikingNetwork:
     """Convert an ANN into a network of integrate-and-fire neurons; the ANN itself is left untouched.
 
     The network is traced with torch.fx, batch normalisation is folded into the layer before it [Eq. 25], and every
@@ -35,6 +35,8 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
             their output over time averages to exactly what the analog operation makes of the mean input.
         readout: what an output that comes from neurons is: ``'spikes'``, their mean over time, or ``'potential'``,
             the rectified mean of the current they accumulated (they still fire into the network) [section 5.4].
+        delay: steps at the beginning that the mean over time leaves out, while currents are still on their way
+            (delayed readout).
         chunk_steps: time steps simulated at once; chosen by size when None. Changes speed and memory, not results.
 
     Returns:
@@ -43,7 +45,7 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
 
     Raises:
         ConversionError: operations that are neither affine nor ReLU, each named with its type.
-        ValueError: a wrong ``time_steps`` or ``readout``, or a pattern that matches nothing.
+        ValueError: a wrong ``time_steps``, ``readout`` or ``delay``, or a pattern that matches nothing.
     """
     network = trace(ann)
     fold_batch_norm(network)
@@ -54,7 +56,7 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
-    return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps)
+    return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps, delay=delay)
 
 
 class _Tracer(fx.Tracer):

@@ -32,6 +32,7 @@ class CalibrationHook(Hook):
         num_images: how many training images.
         batch_size: images per calibration batch. With 1, the default, no image is padded to another's size.
         dataset: config of the data set to draw from; by default that of ``train_dataloader``.
+        images: file of preprocessed batches, from ``tools/synthesise.py``, to calibrate on instead of a data set.
         seed: of the choice of images, and of the order in which weights calibration draws them.
         memory_gb: memory for stored activations and spikes in GiB; more goes to temporary files.
         **options: replace single choices of the pipeline; see :class:`mmsnn.Pipeline`.
@@ -40,13 +41,14 @@ class CalibrationHook(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self, pipeline: str = 'light', num_images: int = 32, batch_size: int = 1, dataset: dict | None = None,
-                 seed: int = 0, memory_gb: float = 8., **options) -> None:
+                 images: str | None = None, seed: int = 0, memory_gb: float = 8., **options) -> None:
         if num_images < 1 or batch_size < 1:
             raise ValueError(f'num_images and batch_size must be at least 1, not {num_images} and {batch_size}')
         self.pipeline = pipeline
         self.num_images = num_images
         self.batch_size = batch_size
         self.dataset = dataset
+        self.images = images
         self.seed = seed
         self.memory_gb = memory_gb
         self.options = options
@@ -98,8 +100,11 @@ class CalibrationHook(Hook):
         """Yield preprocessed image batches (N, 3, H, W), each at its own size.
 
         Raises:
-            ValueError: the data set has fewer images than asked for.
+            ValueError: there are fewer images than asked for.
         """
+        if self.images is not None:
+            yield from self._stored_batches(model)
+            return
         dataset_cfg = copy.deepcopy(self.dataset or cfg.train_dataloader.dataset)
         if self.dataset is None:
             replace_pipeline(dataset_cfg, test_pipeline(cfg))
@@ -114,6 +119,15 @@ class CalibrationHook(Hook):
             samples = [dataset[index] for index in indices[start:start + self.batch_size]]
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
+
+    def _stored_batches(self, model: nn.Module) -> list[Tensor]:
+        """The first ``num_images`` of the images in a file, in batches of ``batch_size``."""
+        device = next(model.parameters()).device
+        images = torch.cat(torch.load(self.images, map_location=device, weights_only=True))
+        if len(images) < self.num_images:
+            raise ValueError(f'calibration asks for {self.num_images} images, but {self.images} has {len(images)}: '
+                             'lower num_images')
+        return list(images[:self.num_images].split(self.batch_size))
 
 
 WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN

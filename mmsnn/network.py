@@ -1,6 +1,7 @@
 """The converted network: a traced graph with neurons, its settings, and the mean over time as its output."""
 import inspect
 import json
+from collections.abc import Iterable
 from dataclasses import fields
 
 import torch
@@ -27,12 +28,13 @@ class SpikingNetwork(nn.Module):
     Attributes:
         network: the traced graph; its module names are the ANN's own, plus ``neurons``.
         time_steps: T.
+        delay: steps at the beginning that the mean over time leaves out.
         settings: what the network was calibrated with (plain types); None before calibration. It is part of
             ``state_dict()``, and loading a state made for another T is refused.
     """
 
     def __init__(self, network: fx.GraphModule, time_steps: int, readout: str = 'spikes',
-                 chunk_steps: int | None = None) -> None:
+                 chunk_steps: int | None = None, delay: int = 0) -> None:
         super().__init__()
         if not isinstance(time_steps, int) or time_steps < 1:
             raise ValueError(f'time_steps must be an integer of at least 1, not {time_steps!r}')
@@ -40,7 +42,10 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f'chunk_steps must be None or an integer of at least 1, not {chunk_steps!r}')
         if readout not in READOUTS:
             raise ValueError(f'readout must be one of {READOUTS}, not {readout!r}')
+        if not isinstance(delay, int) or not 0 <= delay < time_steps:
+            raise ValueError(f'delay must be an integer from 0 to time_steps - 1, not {delay!r}')
         self.network = network
+        self.delay = delay
         self.time_steps = time_steps
         self.readout = readout
         self.chunk_steps = chunk_steps
@@ -84,24 +89,66 @@ class SpikingNetwork(nn.Module):
         bound.apply_defaults()
         return {node: bound.arguments[node.target] for node in self.graph.nodes if node.op == 'placeholder'}
 
-    @torch.no_grad()
     def forward(self, *args, **kwargs):
         """Simulate T steps; return the outputs' mean over time.
 
         Raises:
             RuntimeError: the network has not been calibrated.
         """
+        return self.anytime([self.time_steps], *args, **kwargs)[self.time_steps]
+
+    @torch.no_grad()
+    def anytime(self, steps: Iterable[int], *args, **kwargs) -> dict:
+        """Simulate once and return the outputs' running mean at several steps.
+
+        At the last step T this is what calling the network returns; before, what it would return if it were stopped
+        there. (A network calibrated for fewer steps does better: thresholds, biases and potentials depend on T.)
+
+        Args:
+            steps: numbers of steps, each from ``delay`` + 1 to T.
+            *args, **kwargs: the inputs.
+
+        Returns:
+            Outputs, in the structure of the ANN's, by number of steps.
+
+        Raises:
+            RuntimeError: the network has not been calibrated.
+            ValueError: a number of steps that is not simulated.
+        """
         self._check_calibrated()
+        wanted = set(steps)
+        if not wanted or min(wanted) <= self.delay or max(wanted) > self.time_steps:
+            raise ValueError(f'steps must be from {self.delay + 1} to {self.time_steps}, not {sorted(wanted)}')
         values = self.bind(*args, **kwargs)
         example = next(value for value in values.values() if isinstance(value, Tensor))
         chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
+        static = self.plan.once(values) if not self.plan.varies.issuperset(self.plan.targets) else {}
         sums: dict[fx.Node, Tensor] = {}
-        for chunk in self.plan.simulate(values, self.time_steps, chunk_steps):
-            for node, value in chunk.items():
-                for step in value:  # one by one: the sum does not depend on how steps were grouped
-                    sums[node] = sums[node].add_(step) if node in sums else step.clone()
-        static = self.plan.once(values) if len(sums) < len(set(self.plan.targets)) else {}
-        return fx.node.map_arg(self.graph.output_node().args[0], lambda node: self._read(node, sums, static))
+        outputs, step = {}, 0
+        for chunk in self.plan.simulate(values, max(wanted), chunk_steps):
+            # One by one: the sum does not depend on how steps were grouped.
+            for index in range(min(chunk_steps, max(wanted) - step)):
+                step += 1
+                for node, value in chunk.items():
+                    if step > self.delay:
+                        sums[node] = sums[node].add_(value[index]) if node in sums else value[index].clone()
+                if step in wanted:
+                    outputs[step] = self._outputs(sums, static, step)
+        if not sums:  # nothing spikes
+            outputs = {step: self._outputs(sums, static, step) for step in wanted}
+        return outputs
+
+    def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int):
+        """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's."""
+        def read(node: fx.Node) -> Tensor:
+            source = self._read_from(node)
+            mean = sums[source] / (step - self.delay) if source in sums else static[source]
+            if source is not node:
+                neuron = self.network.get_submodule(node.target)
+                mean = neuron(mean + self._calibrated_current(neuron, mean))
+            return mean
+
+        return fx.node.map_arg(self.graph.output_node().args[0], read)
 
     @torch.no_grad()
     def quantised(self, *args, **kwargs):
@@ -116,26 +163,17 @@ class SpikingNetwork(nn.Module):
         for node in self.plan.varying:
             module = self.plan.modules[node]
             env[node] = module.rate(env[node.args[0]]) if is_neuron(node) else evaluate(node, env, module)
-        sums = {node: env[node] * self.time_steps for node in self.plan.targets}
-        return fx.node.map_arg(self.graph.output_node().args[0], lambda node: self._read(node, sums, env))
+        return self._outputs({}, env, self.time_steps)
 
     def _check_calibrated(self) -> None:
         if self.settings is None:
             raise RuntimeError('this spiking network has no thresholds yet: call mmsnn.calibrate(snn, batches), add '
                                'mmsnn.CalibrationHook to the config, or load a checkpoint made by tools/calibrate.py')
 
-    def _read(self, node: fx.Node, sums: dict[fx.Node, Tensor], static: Env) -> Tensor:
-        source = self._read_from(node)
-        mean = sums[source] / self.time_steps if source in sums else static[source]
-        if source is not node:
-            neuron = self.network.get_submodule(node.target)
-            mean = neuron(mean + self._calibrated_current(neuron, mean))
-        return mean
-
     def _calibrated_current(self, neuron: IFNeuron, current: Tensor) -> Tensor:
         """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""
         bias, initial, threshold = (per_channel(value, current) for value in (
-            neuron.bias, neuron.initial_potential, neuron.threshold))
+            neuron.mean_bias, neuron.initial_potential, neuron.threshold))
         shift = threshold / 2 if self.settings['shift'] else 0.
         return bias + (initial - shift) / self.time_steps
 

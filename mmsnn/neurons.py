@@ -1,6 +1,7 @@
 """Integrate-and-fire neurons [section 3.2 of the paper]."""
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from .rates import firing_rate
 
 RESETS = ('subtract', 'zero')
+Bias = Tensor | Sequence[Tensor] | None
 
 
 class FiringRule(NamedTuple):
@@ -44,7 +46,7 @@ class NeuronState(NamedTuple):
     count: Tensor | None = None
 
 
-def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, bias: Tensor | None = None,
+def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, bias: Bias = None,
                        out: Tensor | None = None, reset: str = 'subtract') -> Tensor:
     """Advance integrate-and-fire neurons by K time steps.
 
@@ -56,7 +58,7 @@ def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, b
         currents: input currents, shape (K, N, ...). A constant current may be an expanded view.
         potential: membrane potential before the first step, shape (N, ...). **Updated in place.**
         threshold: broadcastable to (N, ...), positive.
-        bias: additional constant current, broadcastable to (N, ...).
+        bias: additional current: constant, broadcastable to (N, ...), or one for each step, a sequence of K such.
         out: where to write the spikes, shape (K, N, ...); allocated when not given.
         reset: ``'subtract'``, the soft reset above, or ``'zero'``, the hard reset of earlier methods: v = 0 after a
             spike, which forgets how far u was above h.
@@ -65,10 +67,10 @@ def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, b
         Spikes of value 0 or ``threshold``, shape (K, N, ...).
     """
     spikes = torch.empty(currents.shape, dtype=potential.dtype, device=potential.device) if out is None else out
-    for current, spike in zip(currents, spikes):
+    for current, constant, spike in zip(currents, _each_step(bias), spikes):
         potential += current
-        if bias is not None:
-            potential += bias
+        if constant is not None:
+            potential += constant
         torch.ge(potential, threshold, out=spike)
         if reset == 'zero':
             potential.masked_fill_(spike > 0, 0.)
@@ -78,7 +80,7 @@ def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, b
     return spikes
 
 
-def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, threshold: Tensor, bias: Tensor | None,
+def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, threshold: Tensor, bias: Bias,
                         time_steps: int, rule: FiringRule, out: Tensor | None = None) -> Tensor:
     """Advance neurons that may emit several spikes a step, and take spikes back, by K time steps.
 
@@ -93,7 +95,7 @@ def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, thre
     Args:
         currents: input currents, shape (K, N, ...).
         potential, count: state before the first step, shape (N, ...). **Updated in place.**
-        threshold, bias: broadcastable to (N, ...).
+        threshold, bias: as in :func:`integrate_and_fire`.
         time_steps: T, the largest count.
         rule: m, and whether spikes may be negative. The reset is by subtraction.
         out: where to write the spikes, shape (K, N, ...); allocated when not given.
@@ -102,10 +104,10 @@ def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, thre
         Spikes of value ``k threshold``, shape (K, N, ...).
     """
     spikes = torch.empty(currents.shape, dtype=potential.dtype, device=potential.device) if out is None else out
-    for current, spike in zip(currents, spikes):
+    for current, constant, spike in zip(currents, _each_step(bias), spikes):
         potential += current
-        if bias is not None:
-            potential += bias
+        if constant is not None:
+            potential += constant
         torch.div(potential, threshold, out=spike)
         spike.floor_().clamp_(rule.lowest, rule.max_spikes)
         spike += count
@@ -115,6 +117,10 @@ def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, thre
         spike *= threshold
         potential -= spike
     return spikes
+
+
+def _each_step(bias: Bias) -> Iterable[Tensor | None]:
+    return itertools.repeat(bias) if bias is None or isinstance(bias, Tensor) else bias
 
 
 class IFNeuron(nn.Module):
@@ -134,7 +140,7 @@ class IFNeuron(nn.Module):
 
     Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
         threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
-        bias: current added at every step, on top of the convolution's own bias.
+        bias: current added at every step, on top of the convolution's own bias; also (T, C), one for each step.
         initial_potential: v(0); also (C, H, W) when calibrated per position.
     """
 
@@ -166,12 +172,16 @@ class IFNeuron(nn.Module):
         potential = initial.expand(current.shape).to(current.dtype, copy=True).contiguous()
         return NeuronState(potential, torch.zeros_like(potential) if self.rule.counts else None)
 
-    def fire(self, currents: Tensor, state: NeuronState, out: Tensor | None = None) -> Tensor:
-        """Advance by the K steps of ``currents``, shape (K, N, ...); ``state`` is updated in place.
+    def fire(self, currents: Tensor, state: NeuronState, start: int = 0, out: Tensor | None = None) -> Tensor:
+        """Advance by the K steps of ``currents``, shape (K, N, ...), from step ``start`` on; updates ``state``.
 
         See :func:`integrate_and_fire` and :func:`integrate_and_burst`.
         """
-        threshold, bias = (per_channel(value, currents[0]) for value in (self.threshold, self.bias))
+        threshold = per_channel(self.threshold, currents[0])
+        if self.bias.ndim > 1:
+            bias = [per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
+        else:
+            bias = per_channel(self.bias, currents[0])
         if self.rule.counts:
             spikes = integrate_and_burst(currents, *state, threshold, bias, self.time_steps, self.rule, out)
         else:
@@ -180,10 +190,15 @@ class IFNeuron(nn.Module):
             self.recorder(spikes)
         return spikes
 
+    @property
+    def mean_bias(self) -> Tensor:
+        """The bias, averaged over time where each step has its own; shape (1,) or (C,)."""
+        return self.bias.mean(0) if self.bias.ndim > 1 else self.bias
+
     def rate(self, current: Tensor) -> Tensor:
         """The firing rate under a constant current, in closed form [Eq. 17]; shape (N, ...)."""
         threshold, bias, initial = (per_channel(value, current) for value in (
-            self.threshold, self.bias, self.initial_potential))
+            self.threshold, self.mean_bias, self.initial_potential))
         return firing_rate(current + bias, threshold, self.time_steps, initial)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:

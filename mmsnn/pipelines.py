@@ -11,7 +11,8 @@ class Pipeline:
     Attributes:
         threshold: rule for the thresholds: ``'mmse'`` [Algorithm 1], ``'max'`` or ``'percentile'`` (99.99) of the
             ANN's activations, or ``'current'``: the largest current that a neuron receives at any time step when the
-            layers before it spike (threshold balancing, Sengupta et al. 2019).
+            layers before it spike (threshold balancing, Sengupta et al. 2019), or ``'balanced'``: local threshold
+            balancing (Bu et al. 2025).
         channel_wise: one threshold per channel, or one per layer.
         rounding: what the mmse rule scores: ``'round'`` (ClipRound, Eq. 18) or ``'floor'`` (ClipFloor).
         shift: how neurons round instead of flooring [section 4.3]: ``'bias'`` adds h/(2T) to the current of every
@@ -20,6 +21,7 @@ class Pipeline:
         signed: neurons take back spikes that they fired too early; see :class:`mmsnn.FiringRule`.
         max_spikes: the most spikes in one time step, or None for no bound.
         bias: calibrate the bias (section 4.4, LCP).
+        bias_per_step: one bias for each time step instead of one for all [Wu et al., FTBC, ECCV 2024].
         potential: calibrate the initial potential (ACP): ``'channel'``, the spatial mean (appendix B.4), which serves
             images of any size; ``'position'``, one value per neuron, for images of one size; or None.
         rounds: how often potential and bias are corrected, in this order, each time on a new simulation of the layer:
@@ -39,6 +41,7 @@ class Pipeline:
     signed: bool = False
     max_spikes: int | None = 1
     bias: bool = False
+    bias_per_step: bool = False
     potential: str | None = None
     rounds: int = 1
     weights: bool = False
@@ -48,8 +51,8 @@ class Pipeline:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = dict(threshold=('max', 'percentile', 'mmse', 'current'), rounding=('round', 'floor'), reset=RESETS,
-                       shift=('bias', 'potential', None), potential=('channel', 'position', None))
+        allowed = dict(threshold=('max', 'percentile', 'mmse', 'current', 'balanced'), rounding=('round', 'floor'),
+                       reset=RESETS, shift=('bias', 'potential', None), potential=('channel', 'position', None))
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} must be one of {values}, not {getattr(self, name)!r}')
@@ -80,6 +83,8 @@ PIPELINES = {
     'light': Pipeline(bias=True),
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
+    # Neurons start at half the threshold, may fire twice a step and take back what they fired too early.
+    'signed': Pipeline(shift='potential', signed=True, max_spikes=2, potential='channel', bias=True),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
     # Robust normalisation: outliers are clipped [Rueckauer et al. 2017].

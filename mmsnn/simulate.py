@@ -127,7 +127,7 @@ class Plan:
             for node in self.varying:
                 module = self.modules[node]
                 if isinstance(module, IFNeuron):
-                    env[node] = _fire(node, env, module, state)
+                    env[node] = _fire(node, env, module, state, start)
                 elif node in self.running:
                     env[node] = _run_analog(node, env, module, state, start)
                 else:
@@ -159,13 +159,13 @@ class _Chunk(dict):
         return self[node].unflatten(0, (self.steps, -1))
 
 
-def _fire(node: fx.Node, env: _Chunk, neuron: IFNeuron, state: dict) -> Tensor:
+def _fire(node: fx.Node, env: _Chunk, neuron: IFNeuron, state: dict, start: int) -> Tensor:
     currents = env.unfolded(node.args[0])
     if node not in state:
         # The spikes of one chunk are read within it, so the next one can use the same memory.
         state[node] = [neuron.start(currents[0]), currents.new_empty(currents.shape)]
     carried, buffer = state[node]
-    return neuron.fire(currents, carried, out=buffer[:len(currents)]).flatten(0, 1)
+    return neuron.fire(currents, carried, start, out=buffer[:len(currents)]).flatten(0, 1)
 
 
 def _run_analog(node: fx.Node, env: _Chunk, module: nn.Module | None, state: dict, start: int) -> Tensor:

@@ -127,7 +127,7 @@ def mean_spikes(planes: Tensor, threshold: Tensor, time_steps: int, lowest: int 
 
 
 def _places(start: int, stop: int, ndim: int, device: torch.device) -> Iterator[tuple[int, Tensor, slice]]:
-    """For each byte that steps ``start`` up to ``stop`` touch: its plane, the places in it, and the steps these hold."""
+    """For each byte that steps ``start`` up to ``stop`` touch: its plane, the places in it, and its steps."""
     for plane in range(start // 8, -(-stop // 8)):
         first, last = max(start, plane * 8), min(stop, plane * 8 + 8)
         places = torch.arange(first % 8, first % 8 + last - first, dtype=torch.uint8, device=device)

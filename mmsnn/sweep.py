@@ -93,31 +93,36 @@ class Layer:
             values[node] = mean_spikes(planes, threshold, time_steps, lowest)
         return values
 
-    def rate(self, index: int, keep: bool = False) -> Tensor:
-        """Simulate this layer's neurons for one batch and return their firing rate, shape (N, C, ...).
+    def rate(self, index: int, keep: bool = False) -> tuple[Tensor, Tensor]:
+        """Simulate this layer's neurons for one batch.
 
         Args:
             index: of the batch.
             keep: store the spikes, as the input of the layers behind.
+
+        Returns:
+            The firing rate, shape (N, C, ...), and the sum of the spikes of each step over images and positions,
+            shape (T, C), float64.
         """
         snn = self.sweep.snn
         state = total = planes = None
-        start, rule = 0, self.neuron.rule
+        start, rule, by_step = 0, self.neuron.rule, []
         for currents in self.currents(index):
             if state is None:
                 state, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
                 if keep:
                     bits = (rule.max_spikes - rule.lowest).bit_length()
                     planes = total.new_zeros((bits, -(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
-            spikes = self.neuron.fire(currents, state)
+            spikes = self.neuron.fire(currents, state, start)
             for spike in spikes:
                 total += spike
+            by_step.append(spikes.movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
             if keep:
                 pack_spikes(planes, spikes, per_channel(self.neuron.threshold, total), start, rule.lowest)
             start += len(spikes)
         if keep:
             self.sweep.store.put(('spikes', self.node, index), planes)
-        return total / snn.time_steps
+        return total / snn.time_steps, torch.cat(by_step)
 
     def currents(self, index: int) -> Iterator[Tensor]:
         """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...)."""

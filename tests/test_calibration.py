@@ -79,7 +79,9 @@ def test_one_walk_gives_the_rates_of_whole_network_simulations():
     for layer in sweep:
         for index, batch in enumerate(data):
             layer.activation(index)
-            torch.testing.assert_close(layer.rate(index, keep=True), naive_rates(snn, batch)[layer.name])
+            rate, by_step = layer.rate(index, keep=True)
+            torch.testing.assert_close(rate, naive_rates(snn, batch)[layer.name])
+            torch.testing.assert_close(by_step.mean(0), rate.double().movedim(1, 0).flatten(1).sum(1))
     assert sweep.store.in_memory == 0, 'everything is dropped behind its last reader'
 
 
@@ -301,5 +303,42 @@ def test_unbounded_signed_bursts_equal_the_quantised_ann(pipeline):
     # Currents add up in another order: single counts may differ by one where a sum meets a threshold exactly.
     torch.testing.assert_close(snn(data[0]), snn.quantised(data[0]), rtol=.02, atol=.02)
     again = mmsnn.convert(network(), T)
+    again.load_state_dict(snn.state_dict())
+    assert torch.equal(again(data[0]), snn(data[0]))
+
+
+def test_running_means_of_one_simulation():
+    data = batches()
+    snn, _ = calibrated(network(), data, 'light', signed=True)
+    outputs = snn.anytime([2, 5, T], data[0])
+    assert list(outputs) == [2, 5, T] and torch.equal(outputs[T], snn(data[0]))
+    # The sum of T outputs is that of the first 5 and of the others, which a delayed readout averages.
+    late = mmsnn.convert(network(), T, delay=5)
+    late.load_state_dict(snn.state_dict())
+    torch.testing.assert_close(5 * outputs[5] + (T - 5) * late(data[0]), T * outputs[T])
+    for wrong in ([0], [T + 1], []):
+        with pytest.raises(ValueError, match=f'from 1 to {T}'):
+            snn.anytime(wrong, data[0])
+    with pytest.raises(ValueError, match='delay must be'):
+        mmsnn.convert(network(), T, delay=T)
+
+
+def test_one_bias_for_each_step_moves_the_mean_of_each_step():
+    data, net = batches(), network()
+    snn, _ = calibrated(net, data, 'light', bias_per_step=True)
+    first = snn.neurons['relu']
+    assert first.bias.shape == (T, 6)
+    # What calibration added to each step of the first layer is what was missing there.
+    plain, _ = calibrated(net, data, 'none')
+    layer = next(iter(Sweep(plain, data, Store(2 ** 30))))
+    missing, count = 0, 0
+    for index in range(len(data)):
+        activation = layer.activation(index)
+        _, by_step = layer.rate(index)
+        missing = missing + activation.double().movedim(1, 0).flatten(1).sum(1) - by_step
+        count += activation.numel() // activation.shape[1]
+    torch.testing.assert_close(first.bias, plain.neurons['relu'].bias + (missing / count).float())
+    # Chunks and a saved state pick the same biases.
+    again = mmsnn.convert(net, T, chunk_steps=3)
     again.load_state_dict(snn.state_dict())
     assert torch.equal(again(data[0]), snn(data[0]))

@@ -5,6 +5,7 @@ from torch import nn
 
 import mmsnn
 from mmsnn import integrate_and_fire
+from mmsnn.balancing import balanced_thresholds
 from mmsnn.thresholds import ActivationHistogram
 
 
@@ -64,6 +65,28 @@ def test_threshold_balancing_takes_the_largest_current_of_any_step(pipeline, rat
 def test_threshold_balancing_per_channel():
     first, _ = calibrated('rmp', channel_wise=True).neurons.values()
     assert first.threshold.tolist() == [.75, .5]
+
+
+def test_local_threshold_balancing_by_hand():
+    snn = mmsnn.convert(two_layers(), 4)
+    batch = [torch.ones(1, 1, 1, 1)]
+    # z = .75, .5. h = 1.5 and 1 after one batch: nothing exceeds them, the second layer receives 1.25: h = 2.5.
+    thresholds = balanced_thresholds(snn, batch, count=1)
+    assert [threshold.tolist() for threshold in thresholds.values()] == [[1.5, 1.], [2.5]]
+    # Two images of z = .75, .5 and 3, 2: h = 3.75, 2.5, which clip nothing; second layer 1.25 and 5: h = 6.25. Then
+    # nothing exceeds h any more. Per layer: z = .75, .5, 3, 2: h = 3.125, then 6.25.
+    batch = [torch.tensor([1., 4.]).view(2, 1, 1, 1)]
+    for count in (1, 3):
+        thresholds = balanced_thresholds(snn, batch, count=count)
+        assert [threshold.tolist() for threshold in thresholds.values()] == [[3.75, 2.5], [6.25]]
+    thresholds = balanced_thresholds(snn, batch, channel_wise=False, count=1)
+    assert [threshold.tolist() for threshold in thresholds.values()] == [[3.125], [6.25]]
+    # A rare, large value is clipped, and what the layer behind receives is clipped too: 7 zeros and one z = 6, 4.
+    batch = [torch.tensor([8.] + [0.] * 7).view(8, 1, 1, 1)]
+    thresholds = balanced_thresholds(snn, batch, count=1)
+    assert [threshold.tolist() for threshold in thresholds.values()] == [[1.5, 1.], [.625]]
+    mmsnn.calibrate(snn, batch, 'light', threshold='balanced', progress=False)
+    assert snn.settings['threshold'] == 'balanced'
 
 
 def test_reset_survives_saving_and_copying():

@@ -1,0 +1,54 @@
+"""Local threshold balancing [Bu et al., Inference-Scale Complexity in ANN-SNN Conversion, CVPR 2025]."""
+import itertools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .network import SpikingNetwork
+from .neurons import per_channel
+from .thresholds import positive
+
+BATCHES = 160
+
+
+@torch.no_grad()
+def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_wise: bool = True,
+                        count: int = BATCHES, progress: bool = False) -> dict[str, Tensor]:
+    """Let thresholds grow until little of the ANN's activation exceeds them.
+
+    From h = 0 on, each batch moves the thresholds of every layer by the gradient of the clipped part's square, and
+    the layers behind receive what is left, z being a layer's input in the ANN::
+
+        h += 2 mean(relu(z - h));   output clip(z, 0, h)
+
+    Args:
+        snn: a converted network.
+        batches: calibration inputs, repeated as often as needed.
+        channel_wise: one threshold per channel (the mean is over images and positions), or one per layer.
+        count: batches in all; the published setting is 160.
+        progress: show a progress bar.
+
+    Returns:
+        For each layer of neurons its thresholds, positive, shape (C,) or (1,).
+    """
+    thresholds: dict[str, Tensor] = {}
+
+    def watch(name: str):
+        def hook(_neuron: nn.Module, _inputs: tuple, activation: Tensor) -> Tensor:
+            values = activation.movedim(1, 0).flatten(1) if channel_wise else activation.reshape(1, -1)
+            threshold = thresholds.get(name, values.new_zeros(len(values)))
+            thresholds[name] = threshold + 2 * (values - threshold[:, None]).relu().mean(1)
+            return torch.minimum(activation, per_channel(thresholds[name], activation))
+        return hook
+
+    handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
+    try:
+        for batch in tqdm(itertools.islice(itertools.cycle(batches), count), 'thresholds', count, unit='batch',
+                          disable=not progress):
+            snn.network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: positive(threshold) for name, threshold in thresholds.items()}
