@@ -183,3 +183,25 @@ def test_publishing_keeps_weights_and_class_names_only(tmp_path):
     torch.testing.assert_close(published['state_dict']['weight'].float(), state['weight'], rtol=1e-3, atol=1e-4)
     assert torch.equal(published['state_dict']['bias'], state['bias'])
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['published.pth']
+
+
+def test_sweep_of_a_detector_gives_what_testing_it_gives(tmp_path, digits):
+    config = config_file(tmp_path, digits, 'light')
+    output = run_tool('sweep', config, CHECKPOINT, '--time-steps', 8, '--pipelines', 'light', '--work-dir',
+                      tmp_path / 'sweep')
+    ann, light = json.loads((tmp_path / 'sweep' / 'rows.json').read_text())['rows']
+    if ann['pipeline'] != 'ann':
+        ann, light = light, ann
+    assert 'coco/bbox_mAP (ANN: ' in output and ann['coco/bbox_mAP'] > .5
+    tested = re.findall(r'coco/bbox_mAP: ([\d.]+)', run_tool('test', config, CHECKPOINT))
+    assert f'{light["coco/bbox_mAP"]:.4f}' == tested[-1]
+    assert 0 < light['spikes_per_neuron'] < 8 and light['analog_macs'] < light['ann_macs']
+
+
+def test_images_without_data_calibrate(tmp_path, digits):
+    config, images = config_file(tmp_path, digits, 'light'), tmp_path / 'images.pth'
+    run_tool('synthesise', config, CHECKPOINT, '-o', images, '--size', 96, 128, '--num-images', 4, '--batch-size', 2,
+             '--iterations', 3)
+    assert [batch.shape for batch in torch.load(images, weights_only=True)] == [(2, 3, 96, 128)] * 2
+    output = run_tool('test', config, CHECKPOINT, '--cfg-options', f'custom_hooks.0.images={images}')
+    assert 'T = 8, 4 images' in output and len(scores(output)) == 1
