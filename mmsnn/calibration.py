@@ -1,21 +1,20 @@
 """Choose thresholds and calibrate a spiking network, layer by layer [section 4.4, Algorithm 2]."""
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .balancing import balanced_thresholds
+from .corrections import correct_bias, correct_potential, largest_current, measure
 from .network import SpikingNetwork
 from .neurons import IFNeuron
 from .pipelines import Pipeline, make_pipeline
-from .simulate import Plan
 from .store import GIBI, Store
 from .sweep import Layer, Sweep, materialise
-from .thresholds import ActivationHistogram, choose_threshold, positive
+from .thresholds import ActivationHistogram, choose_threshold
+from .weights import improve_weights
 
 
 @dataclass
@@ -145,17 +144,6 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
     neuron.initial_potential = threshold / 2 if pipeline.shift == 'potential' else torch.zeros_like(threshold)
 
 
-def largest_current(layer: Layer, channel_wise: bool, steps: 'Progress') -> Tensor:
-    """The largest current any neuron receives at any step, over all batches: (1,), or per channel, (C,)."""
-    largest: Tensor | None = None
-    for index in range(len(layer.sweep.batches)):
-        for currents in layer.currents(index):
-            found = currents.movedim(2, 0).flatten(1).amax(1)
-            largest = found if largest is None else torch.maximum(largest, found)
-        steps.update()
-    return positive(largest if channel_wise else largest.amax(0, keepdim=True))
-
-
 def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],
                     steps: 'Progress') -> tuple[float, float]:
     """Calibrate one layer of neurons on what the layers before it emit; return its error before and after."""
@@ -174,131 +162,6 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
         if round_ == 0 and pipeline.weights:
             errors = improve_weights(layer, pipeline, calibrated, errors, steps)
     return before, errors.relative
-
-
-class Errors(NamedTuple):
-    """How far a layer's firing rates are from the ANN's activations x, over all calibration images.
-
-    Attributes:
-        relative: ``sum (x - rate)**2 / sum x**2``.
-        channel: mean of ``x - rate`` over images and positions, (C,).
-        position: its mean over images alone, (C, H, W), where the pipeline calibrates per position.
-        step: mean of ``x - s(t)`` over images and positions at each step t, (T, C), where it calibrates per step.
-    """
-
-    relative: float
-    channel: Tensor
-    position: Tensor | None = None
-    step: Tensor | None = None
-
-
-def measure(layer: Layer, pipeline: Pipeline, steps: 'Progress', keep: bool = False) -> Errors:
-    """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
-    squared, norm, images, count = 0., 0., 0, 0
-    channel: Tensor | float = 0.
-    position: Tensor | float = 0.
-    spikes: Tensor | float = 0.  # sum over images and positions at each step
-    for index in range(len(layer.sweep.batches)):
-        activation = layer.activation(index)
-        rate, by_step = layer.rate(index, keep)
-        error = activation - rate
-        squared += float(error.square().sum(dtype=torch.float64))
-        norm += float(activation.square().sum(dtype=torch.float64))
-        channel = channel + error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
-        if pipeline.potential == 'position':
-            position = position + error.sum(0)
-        spikes = spikes + by_step
-        images += len(error)
-        count += error.numel() // error.shape[1]
-        steps.update()
-    mean = (channel / count).float()
-    time_steps = layer.sweep.snn.time_steps
-    activity = mean + (spikes.sum(0) / time_steps / count).float()  # of the ANN
-    return Errors(squared / max(norm, 1e-30), mean,
-                  position / images if pipeline.potential == 'position' else None,
-                  activity - (spikes / count).float() if pipeline.bias_per_step else None)
-
-
-def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
-    """Add the mean error of each channel to its bias [section 4.4, LCP], or that of each step to the step's bias."""
-    neuron.bias = neuron.bias + (errors.step if pipeline.bias_per_step else errors.channel)
-
-
-def correct_potential(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
-    """Start T times the mean error higher, per position or, as the spatial mean, per channel [ACP, appendix B.4]."""
-    error = errors.channel if errors.position is None else errors.position
-    neuron.initial_potential = _as_map(neuron.initial_potential, error) + time_steps * error
-
-
-def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module], errors: Errors,
-                    steps: 'Progress') -> Errors:
-    """Calibrate the weights of a layer, but keep the old ones unless the simulated error becomes smaller.
-
-    Args:
-        layer, pipeline, steps: as in :func:`calibrate_layer`.
-        calibrated: modules that have been calibrated; none is calibrated twice. Updated in place.
-        errors: what :func:`measure` returned for the layer as it is.
-
-    Returns:
-        What it returns for the layer as it is then.
-    """
-    owned = [module for module in weighted_modules(layer.plan) if module not in calibrated]
-    calibrated.update(owned)
-    saved = [module.weight.detach().clone() for module in owned]
-    calibrate_weights(layer, owned, pipeline, steps)
-    improved = measure(layer, pipeline, steps, keep=True)
-    if improved.relative <= errors.relative:
-        return improved
-    for module, weight in zip(owned, saved):
-        module.weight.copy_(weight)
-    return measure(layer, pipeline, steps, keep=True)
-
-
-def weighted_modules(plan: Plan) -> list[nn.Module]:
-    """The convolutions and linear layers of a segment."""
-    modules = [node.graph.owning_module.get_submodule(node.target)
-               for node in (*plan.static, *plan.varying) if node.op == 'call_module']
-    return [module for module in dict.fromkeys(modules)
-            if isinstance(getattr(module, 'weight', None), nn.Parameter)
-            and not isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
-def calibrate_weights(layer: Layer, modules: list[nn.Module], pipeline: Pipeline, steps: 'Progress') -> None:
-    """Minimise ``||x - ClipRound(z)||**2`` over the weights before a layer of neurons [Eq. 23].
-
-    z is the mean current, which the mean incoming spikes give because everything in between is affine. The loss sums
-    over channels and averages over images and positions; the floor passes its gradient on [Eq. 24].
-    """
-    if not modules:
-        steps.update(pipeline.iterations)
-        return
-    neuron = layer.neuron
-    weights = [module.weight for module in modules]
-    optimizer = torch.optim.SGD(weights, lr=pipeline.learning_rate, momentum=pipeline.momentum)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, pipeline.iterations)
-    draw = random.Random(pipeline.seed)
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        for _ in range(pipeline.iterations):
-            index = draw.randrange(len(layer.sweep.batches))
-            target, inputs = layer.activation(index), layer.mean_inputs(index)
-            with torch.enable_grad():
-                rate = neuron.rate(layer.plan.analog(inputs)[layer.current])
-                loss = (target - rate).square().sum(1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            steps.update()
-    finally:
-        for weight in weights:
-            weight.requires_grad_(False)
-
-
-def _as_map(value: Tensor, like: Tensor) -> Tensor:
-    """Shape a per-channel value (C,) so that a correction per channel, (C,), or per position, (C, H, W), adds to it."""
-    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
 
 
 class Progress:

@@ -27,6 +27,7 @@ class Pipeline:
         rounds: how often potential and bias are corrected, in this order, each time on a new simulation of the layer:
             the first time before, any other after the weights.
         weights: calibrate the weights by gradient descent [ACP, Eq. 23].
+        tune: what the gradient descent moves beside the weights: any of ``'bias'`` and ``'threshold'``.
         iterations: gradient steps per layer.
         learning_rate: initial learning rate; it decays to zero along a cosine.
         momentum: of the gradient descent.
@@ -45,6 +46,7 @@ class Pipeline:
     potential: str | None = None
     rounds: int = 1
     weights: bool = False
+    tune: tuple[str, ...] = ()
     iterations: int = 5000
     learning_rate: float = 1e-5
     momentum: float = .9
@@ -56,6 +58,8 @@ class Pipeline:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} must be one of {values}, not {getattr(self, name)!r}')
+        if not {'bias', 'threshold'}.issuperset(self.tune):
+            raise ValueError(f"tune may hold 'bias' and 'threshold', not {self.tune!r}")
         if self.max_spikes is not None and self.max_spikes < 1:
             raise ValueError(f'max_spikes must be None or at least 1, not {self.max_spikes}')
         if self.reset == 'zero' and (self.signed or self.max_spikes != 1):

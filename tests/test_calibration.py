@@ -342,3 +342,20 @@ def test_one_bias_for_each_step_moves_the_mean_of_each_step():
     again = mmsnn.convert(net, T, chunk_steps=3)
     again.load_state_dict(snn.state_dict())
     assert torch.equal(again(data[0]), snn(data[0]))
+
+
+def test_gradient_descent_may_move_bias_and_threshold_too():
+    data, net = batches(), network()
+    quick = dict(iterations=30, learning_rate=1e-2)
+    plain, _ = calibrated(net, data, 'advanced', **quick)
+    tuned, report = calibrated(net, data, 'advanced', tune=('bias', 'threshold'), **quick)
+    for neuron in tuned.neurons.values():
+        assert (neuron.threshold > 0).all() and not neuron.threshold.requires_grad
+    assert any(not torch.equal(neuron.threshold, plain.neurons[name].threshold)
+               for name, neuron in tuned.neurons.items())
+    assert sum(row.error_after for row in report) < sum(row.error_before for row in report)
+    again = mmsnn.convert(net, T)
+    again.load_state_dict(tuned.state_dict())
+    assert torch.equal(again(data[0]), tuned(data[0]))
+    with pytest.raises(ValueError, match="tune may hold 'bias' and 'threshold'"):
+        calibrated(net, data, 'advanced', tune=('weights',))

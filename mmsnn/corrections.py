@@ -1,0 +1,86 @@
+"""What calibrating a layer measures, and corrects in closed form: bias and initial potential [section 4.4]."""
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .neurons import IFNeuron
+from .pipelines import Pipeline
+from .sweep import Layer
+from .thresholds import positive
+
+
+class Steps(Protocol):
+    """Whatever counts the steps of a calibration, such as a progress bar."""
+
+    def update(self, count: int = 1) -> None: ...
+
+
+class Errors(NamedTuple):
+    """How far a layer's firing rates are from the ANN's activations x, over all calibration images.
+
+    Attributes:
+        relative: ``sum (x - rate)**2 / sum x**2``.
+        channel: mean of ``x - rate`` over images and positions, (C,).
+        position: its mean over images alone, (C, H, W), where the pipeline calibrates per position.
+        step: mean of ``x - s(t)`` over images and positions at each step t, (T, C), where it calibrates per step.
+    """
+
+    relative: float
+    channel: Tensor
+    position: Tensor | None = None
+    step: Tensor | None = None
+
+
+def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) -> Errors:
+    """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
+    squared, norm, images, count = 0., 0., 0, 0
+    channel: Tensor | float = 0.
+    position: Tensor | float = 0.
+    spikes: Tensor | float = 0.  # sum over images and positions at each step
+    for index in range(len(layer.sweep.batches)):
+        activation = layer.activation(index)
+        rate, by_step = layer.rate(index, keep)
+        error = activation - rate
+        squared += float(error.square().sum(dtype=torch.float64))
+        norm += float(activation.square().sum(dtype=torch.float64))
+        channel = channel + error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
+        if pipeline.potential == 'position':
+            position = position + error.sum(0)
+        spikes = spikes + by_step
+        images += len(error)
+        count += error.numel() // error.shape[1]
+        steps.update()
+    mean = (channel / count).float()
+    time_steps = layer.sweep.snn.time_steps
+    activity = mean + (spikes.sum(0) / time_steps / count).float()  # of the ANN
+    return Errors(squared / max(norm, 1e-30), mean,
+                  position / images if pipeline.potential == 'position' else None,
+                  activity - (spikes / count).float() if pipeline.bias_per_step else None)
+
+
+def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
+    """Add the mean error of each channel to its bias [section 4.4, LCP], or that of each step to the step's bias."""
+    neuron.bias = neuron.bias + (errors.step if pipeline.bias_per_step else errors.channel)
+
+
+def correct_potential(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
+    """Start T times the mean error higher, per position or, as the spatial mean, per channel [ACP, appendix B.4]."""
+    error = errors.channel if errors.position is None else errors.position
+    neuron.initial_potential = _as_map(neuron.initial_potential, error) + time_steps * error
+
+
+def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
+    """The largest current any neuron receives at any step, over all batches: (1,), or per channel, (C,)."""
+    largest: Tensor | None = None
+    for index in range(len(layer.sweep.batches)):
+        for currents in layer.currents(index):
+            found = currents.movedim(2, 0).flatten(1).amax(1)
+            largest = found if largest is None else torch.maximum(largest, found)
+        steps.update()
+    return positive(largest if channel_wise else largest.amax(0, keepdim=True))
+
+
+def _as_map(value: Tensor, like: Tensor) -> Tensor:
+    """Shape a per-channel value (C,) so that a correction per channel, (C,), or per position, (C, H, W), adds to it."""
+    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
