@@ -23,6 +23,7 @@ if find_spec('mmengine'):
     from .cifar_resnet import CifarResNet
     from .classifier import AveragePooled, SpikingClassifier, TorchClassifier
     from .hooks import CalibrationHook
+    from .metrics import SpikeMetric
 
-    __all__ += ['AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikingBackbone', 'SpikingClassifier',
-                'TorchClassifier']
+    __all__ += ['AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikeMetric', 'SpikingBackbone',
+                'SpikingClassifier', 'TorchClassifier']

@@ -32,4 +32,4 @@ class SpikingBackbone(SpikingWrapper):
 
     def forward(self, x: Tensor):
         """Simulate T steps for images (N, 3, H, W); return the backbone's outputs, averaged over time."""
-        return self.snn(x)
+        return self.simulate(x)

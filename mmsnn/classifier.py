@@ -46,7 +46,7 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         """
         if mode == 'loss':
             raise RuntimeError('a converted network is not trained: train the ANN, then convert and calibrate it')
-        scores = self.snn(inputs)
+        scores = self.simulate(inputs)
         if mode == 'tensor':
             return scores
         # What the ANN makes of its scores is the head's business, or the model's own where it has no head (timm).

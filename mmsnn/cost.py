@@ -3,6 +3,7 @@
 A spike that arrives at a convolution or linear layer is added, weighted, to every output it is connected to: one
 synaptic operation each. A negative spike counts as one, a burst of k spikes as k.
 """
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -53,21 +54,24 @@ class CostCounter:
     def __init__(self, snn: SpikingNetwork) -> None:
         self.snn = snn
         self.cost = Cost()
-        self._handles = []
+        self._handles: list = []
+        self._recorders: dict[str, Callable[[Tensor], None]] = {}
         self._fan_out: dict[str, float] = {}
         self._shapes: dict[tuple, tuple] = {}
 
     def __enter__(self) -> 'CostCounter':
         self._handles = [self.snn.register_forward_pre_hook(self._before, with_kwargs=True)]
         for name, neuron in self.snn.neurons.items():
-            neuron.recorder = self._recorder(name, neuron)
+            self._recorders[name] = self._recorder(name, neuron)
+            neuron.recorders.append(self._recorders[name])
         return self
 
     def __exit__(self, *_exception) -> None:
         for handle in self._handles:
             handle.remove()
-        for neuron in self.snn.neurons.values():
-            neuron.recorder = None
+        for name, recorder in self._recorders.items():
+            self.snn.neurons[name].recorders.remove(recorder)
+        self._handles, self._recorders = [], {}
 
     def _before(self, _snn: SpikingNetwork, args: tuple, kwargs: dict) -> None:
         values = self.snn.bind(*args, **kwargs)
@@ -115,8 +119,7 @@ def analyse(snn: SpikingNetwork, values: Env) -> tuple[dict[str, float], dict[st
         if is_neuron(node):
             name = neuron_name(node)
             neurons[name], fan_out[name] = env[node].numel(), fan_out.get(name, 0.)
-        elif isinstance(getattr(module, 'weight', None), nn.Parameter) and not isinstance(
-                module, nn.modules.batchnorm._BatchNorm):
+        elif has_weights(module):
             incoming = node.all_input_nodes[0]
             macs = connections(module, env[incoming], env[node])
             total += macs
@@ -128,9 +131,14 @@ def analyse(snn: SpikingNetwork, values: Env) -> tuple[dict[str, float], dict[st
     return fan_out, neurons, analog, total
 
 
+def has_weights(module: nn.Module | None) -> bool:
+    """True for convolutions and linear layers, whose outputs are connected to their inputs."""
+    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+
+
 def connections(module: nn.Module, incoming: Tensor, outgoing: Tensor) -> int:
     """Multiply-accumulate operations of a convolution or linear layer, those with padding included."""
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return incoming.numel() * module.weight[0].numel()
     return outgoing.numel() * module.weight[0].numel()
 

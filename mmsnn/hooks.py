@@ -15,9 +15,10 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .metrics import SpikeMetric
 from .registry import HOOKS
 from .store import GIBI
-from .wrapper import SpikingWrapper
+from .wrapper import SpikingWrapper, spiking_parts
 
 
 @HOOKS.register_module()
@@ -59,6 +60,9 @@ class CalibrationHook(Hook):
             raise RuntimeError('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: '
                                'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
         self.calibrate(model, runner.cfg, runner.logger)
+        for metric in runner.test_loop.evaluator.metrics:
+            if isinstance(metric, SpikeMetric):
+                metric.watch(model)
 
     def calibrate(self, model: nn.Module, cfg: Config, logger: MMLogger) -> None:
         """Calibrate every spiking part of ``model`` on images that ``cfg`` describes.
@@ -132,22 +136,6 @@ class CalibrationHook(Hook):
 
 WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN
 HOOK_TYPES = ('mmsnn.CalibrationHook', CalibrationHook)  # how configs may spell it
-
-
-def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
-    """The spiking backbones of a model by name, or the spiking classifier that it is.
-
-    Raises:
-        RuntimeError: there is none.
-    """
-    parts = {name or type(module).__name__: module for name, module in model.named_modules()
-             if isinstance(module, SpikingWrapper)}
-    if not parts:
-        raise RuntimeError(
-            'the model has no spiking part to calibrate: wrap the backbone of a detector, '
-            "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...)), or a whole "
-            "classifier, model=dict(type='mmsnn.SpikingClassifier', time_steps=..., classifier=...)")
-    return parts
 
 
 def test_pipeline(cfg: Config) -> list[dict]:

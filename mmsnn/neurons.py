@@ -136,7 +136,7 @@ class IFNeuron(nn.Module):
         rule: how the neurons fire and reset. It comes from the pipeline, and after loading from the settings of the
             network.
         time_steps: T, which bounds the spike count where the rule counts.
-        recorder: called with the spikes of each :meth:`fire`, where somebody counts them.
+        recorders: called with the spikes of each :meth:`fire`, where somebody counts them.
 
     Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
         threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
@@ -149,7 +149,7 @@ class IFNeuron(nn.Module):
         self.ceiling = ceiling
         self.rule = FiringRule()
         self.time_steps = 1
-        self.recorder: Callable[[Tensor], None] | None = None
+        self.recorders: list[Callable[[Tensor], None]] = []
         self.register_buffer('threshold', torch.full((1,), math.nan))
         self.register_buffer('bias', torch.zeros(1))
         self.register_buffer('initial_potential', torch.zeros(1))
@@ -186,8 +186,8 @@ class IFNeuron(nn.Module):
             spikes = integrate_and_burst(currents, *state, threshold, bias, self.time_steps, self.rule, out)
         else:
             spikes = integrate_and_fire(currents, state.potential, threshold, bias, out, self.rule.reset)
-        if self.recorder is not None:
-            self.recorder(spikes)
+        for record in self.recorders:
+            record(spikes)
         return spikes
 
     @property

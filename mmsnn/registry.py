@@ -1,8 +1,10 @@
 """Registries of mmsnn, children of mmengine's: configs name their entries ``mmsnn.<Name>``."""
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsnn', locations=['mmsnn.hooks'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmsnn', locations=['mmsnn.metrics'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmsnn',
                   locations=['mmsnn.backbone', 'mmsnn.classifier', 'mmsnn.cifar_resnet'])

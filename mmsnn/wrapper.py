@@ -22,6 +22,7 @@ class SpikingWrapper(BaseModule):
         self._ann = (ann,)
         ann.train(False)
         self._options = options
+        self.without_time = False
         self.convert()
 
     @property
@@ -38,6 +39,10 @@ class SpikingWrapper(BaseModule):
         self._options.update(options)
         device = next(self.snn.parameters()).device if hasattr(self, 'snn') else None
         self.snn = convert(self.ann, **self._options).to(device)
+
+    def simulate(self, x: Tensor):
+        """Simulate T steps, or with ``without_time`` set compute the ceiling: the ANN with quantised activations."""
+        return self.snn.quantised(x) if self.without_time else self.snn(x)
 
     @property
     def calibrated(self) -> bool:
@@ -77,3 +82,19 @@ class SpikingWrapper(BaseModule):
             state._metadata = own._metadata  # torchvision's MNASNet asks for its version
         self.ann.load_state_dict(state, strict=False)
         self.convert()
+
+
+def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
+    """The spiking backbones of a model by name, or the spiking classifier that it is.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    parts = {name or type(module).__name__: module for name, module in model.named_modules()
+             if isinstance(module, SpikingWrapper)}
+    if not parts:
+        raise RuntimeError(
+            'the model has no spiking part to calibrate: wrap the backbone of a detector, '
+            "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...)), or a whole "
+            "classifier, model=dict(type='mmsnn.SpikingClassifier', time_steps=..., classifier=...)")
+    return parts

@@ -1,19 +1,11 @@
 """Spikes and synaptic operations, against counts by hand."""
 import pytest
 import torch
-from torch import nn
 
 import mmsnn
 from mmsnn.cost import CostCounter
 
-
-def three_layers():
-    """1 x 1 convolutions on one position: 1 -> 2 -> 3 channels and a linear layer to 4 outputs; all weights 1."""
-    net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 3, 1, bias=False), nn.ReLU(),
-                        nn.Flatten(), nn.Linear(3, 4, bias=False))
-    for parameter in net.parameters():
-        nn.init.ones_(parameter)
-    return net
+from networks import three_layers
 
 
 def test_counts_by_hand():
@@ -40,7 +32,7 @@ def test_negative_spikes_count_as_one_and_bursts_as_their_size():
     neuron.rule, neuron.time_steps = mmsnn.FiringRule(signed=True, max_spikes=2), 4
     snn = mmsnn.convert(three_layers(), 4)
     counter = CostCounter(snn)
-    neuron.recorder = counter._recorder('layer', neuron)
+    neuron.recorders.append(counter._recorder('layer', neuron))
     currents = torch.tensor([1., -.5, .5, 0.]).view(4, 1, 1, 1, 1)
     spikes = neuron.fire(currents, neuron.start(currents[0]))
     assert spikes.flatten().tolist() == [1., -.5, .5, 0.]

@@ -72,13 +72,14 @@ def test_three_ways_to_one_number(trained, tmp_path):
     tested = re.findall(r'accuracy/top1: ([\d.]+)', output)[-1]
 
     arguments = (config, checkpoint, '--time-steps', TIME_STEPS, 8, '--pipelines', 'none', 'light', '--seeds', 1,
-                 '--work-dir', tmp_path)
+                 '--ceiling', '--work-dir', tmp_path)
     output = run('sweep', *arguments)
     assert '5 of 5 runs' in output
     rows = json.loads((tmp_path / 'rows.json').read_text())['rows']
     swept, = [row['accuracy/top1'] for row in rows
               if (row['pipeline'], row['time_steps'], row['seed']) == ('light', TIME_STEPS, 0)]
     assert f'{swept:.4f}' == tested
+    assert all('accuracy/top1 (ceiling)' in row for row in rows if row['pipeline'] != 'ann')
     assert {path.name for path in tmp_path.iterdir()} >= {'rows.json', 'rows.csv', 'table.md', 'figure.png'}
 
     # Not run again; what was lost is.

@@ -193,8 +193,13 @@ def test_sweep_of_a_detector_gives_what_testing_it_gives(tmp_path, digits):
     if ann['pipeline'] != 'ann':
         ann, light = light, ann
     assert 'coco/bbox_mAP (ANN: ' in output and ann['coco/bbox_mAP'] > .5
-    tested = re.findall(r'coco/bbox_mAP: ([\d.]+)', run_tool('test', config, CHECKPOINT))
-    assert f'{light["coco/bbox_mAP"]:.4f}' == tested[-1]
+    cfg = Config.fromfile(config)
+    cfg.test_evaluator = [cfg.test_evaluator, dict(type='mmsnn.SpikeMetric')]
+    cfg.dump(config)
+    tested = run_tool('test', config, CHECKPOINT)
+    assert f'{light["coco/bbox_mAP"]:.4f}' == re.findall(r'coco/bbox_mAP: ([\d.]+)', tested)[-1]
+    operations = float(re.findall(r'spike/synaptic_operations: ([\d.]+)', tested)[-1])
+    assert operations == pytest.approx(light['synaptic_operations'], rel=1e-6)
     assert 0 < light['spikes_per_neuron'] < 8 and light['analog_macs'] < light['ann_macs']
 
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from _jobs import CORES, run_jobs, save_json
 
 AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
+CEILING = '(ceiling)'
 METRICS = ('accuracy/top1', 'coco/bbox_mAP')  # which one the table shows, where a model has several
 
 
@@ -33,8 +34,9 @@ class Worker:
 
     _instance: tuple | None = None  # what it was made for, and the worker
 
-    def __init__(self, config: str, checkpoint: str, options: dict, work_dir: str) -> None:
+    def __init__(self, config: str, checkpoint: str, options: dict, work_dir: str, ceiling: bool) -> None:
         from mmengine.config import Config
+        self.ceiling = ceiling
         self.config, self.checkpoint, self.options, self.work_dir = config, checkpoint, options, work_dir
         self.cfg = Config.fromfile(config)
         self.cfg.merge_from_dict(options)
@@ -64,7 +66,7 @@ class Worker:
         from mmengine.runner import Runner
 
         import mmsnn
-        from mmsnn.hooks import spiking_parts
+        from mmsnn.wrapper import spiking_parts
         if self._runner is None:
             self._runner = Runner.from_cfg(self.cfg)
             self._runner.load_or_resume()
@@ -86,6 +88,10 @@ class Worker:
         calibrated = time.time()
         with mmsnn.CostCounter(part.snn) as counter:
             metrics = dict(runner.test())
+        if self.ceiling:
+            part.without_time = True
+            metrics.update({f'{key} {CEILING}': value for key, value in runner.test().items()})
+            part.without_time = False
         return dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
                     test_seconds=round(time.time() - calibrated, 2))
 
@@ -149,14 +155,17 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     fixed = f', T = {values["time_steps"][0]}' if column == 'num_images' else ''
     title = metric + fixed + ('' if ann is None else f' (ANN: {ann:.{2 if percent else 3}f})')
     macs = next((f' (MACs of the ANN: {row["ann_macs"] / 1e6:.1f})' for row in rows if 'ann_macs' in row), '')
-    text = '\n\n'.join([table(metric, 2 if percent else 3, title),
-                        table('synaptic_operations', 1, f'synaptic operations per image, millions{macs}', 1e6),
-                        table('spikes_per_neuron', 2, 'spikes per neuron'),
-                        table('calibration_seconds', 1, 'calibration, seconds')])
+    digits = 2 if percent else 3
+    tables = [table(metric, digits, title)]
+    if any(f'{metric} {CEILING}' in row for row in rows):
+        tables.append(table(f'{metric} {CEILING}', digits, 'ceiling: activations quantised, without time'))
+    tables += [table('synaptic_operations', 1, f'synaptic operations per image, millions{macs}', 1e6),
+               table('spikes_per_neuron', 2, 'spikes per neuron'),
+               table('calibration_seconds', 1, 'calibration, seconds')]
     curves = {method: [(c, statistics.mean(s := [row[metric] for row in group]),
                         statistics.stdev(s) if len(s) > 1 else 0.) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}
-    return text, curves, ann
+    return '\n\n'.join(tables), curves, ann
 
 
 def main() -> None:
@@ -166,7 +175,7 @@ def main() -> None:
     from mmsnn.hooks import calibration_hook
     from mmsnn.plots import plot_against_time_steps
 
-    rules = [rule + granularity for rule in ('mmse', 'percentile', 'max') for granularity in ('', '-layer')]
+    rules = [rule + granularity for rule in ('mmse', 'percentile', 'max', 'balanced') for granularity in ('', '-layer')]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the spiking model')
     parser.add_argument('checkpoint', help='checkpoint of the ANN')
@@ -179,6 +188,8 @@ def main() -> None:
     parser.add_argument('--num-images', type=int, nargs='+', default=[None],
                         help="calibration images (default: the config's)")
     parser.add_argument('--seeds', type=int, default=1, help='how many seeds, from 0 on')
+    parser.add_argument('--ceiling', action='store_true',
+                        help='also test the ANN with quantised activations, without time: what rate coding can reach')
     parser.add_argument('--metric', help='the metric that the table shows')
     parser.add_argument('--workers', type=int, default=CORES, help='runs at the same time')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/sweep/<config name>')
@@ -207,11 +218,16 @@ def main() -> None:
     jobs = [ann] + [dict(zip(AXES, (*settings, seed))) for seed in range(args.seeds)
                     for settings in sorted(itertools.product(*axes), key=lambda s: (s[3] or 0, -s[4]))]
     rows = {tuple(row[axis] for axis in AXES): row for row in stored['rows']}
-    todo = [job for job in jobs if tuple(job.values()) not in rows]
+
+    def done(job: dict) -> bool:
+        row = rows.get(tuple(job.values()))
+        return row is not None and (not args.ceiling or row['pipeline'] == 'ann' or any(CEILING in key for key in row))
+
+    todo = [job for job in jobs if not done(job)]
     print(f'{len(todo)} of {len(jobs)} runs to do, {max(1, min(args.workers, len(todo)))} at a time; {work_dir}',
           flush=True)
     started = time.time()
-    worker = args.config, args.checkpoint, args.cfg_options, str(work_dir)
+    worker = args.config, args.checkpoint, args.cfg_options, str(work_dir), args.ceiling
     for count, row in enumerate(run_jobs(evaluate, [(worker, job) for job in todo], args.workers), 1):
         rows[tuple(row[axis] for axis in AXES)] = row
         save_json(dict(made_with, rows=list(rows.values())), path)

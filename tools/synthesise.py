@@ -13,8 +13,8 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from mmsnn.checkpoint import write_file
-from mmsnn.hooks import spiking_parts
 from mmsnn.synthesis import synthesise
+from mmsnn.wrapper import spiking_parts
 
 
 def main() -> None:

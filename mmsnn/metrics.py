@@ -1,0 +1,117 @@
+"""What a spiking model costs, as a metric of mmengine beside CocoMetric or Accuracy."""
+from dataclasses import asdict
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+from torch import nn
+
+from .cost import Cost, CostCounter, connections, has_weights
+from .registry import METRICS
+from .wrapper import SpikingWrapper, spiking_parts
+
+MAC_PICOJOULE = 4.6  # 32-bit floating-point multiply-accumulate in 45 nm [Horowitz, ISSCC 2014]
+ADDITION_PICOJOULE = 0.9  # 32-bit floating-point addition
+
+
+@METRICS.register_module()
+class SpikeMetric(BaseMetric):
+    """Firing rates, synaptic operations and energy of a spiking model, averaged over the test images.
+
+    Results, per image:
+
+    - ``firing_rate``: spikes per neuron and time step;
+    - ``synaptic_operations``: additions that spikes cause;
+    - ``analog_macs``: multiply-accumulates of the layers that see the image itself;
+    - ``other_macs``: those of the parts that do not spike (neck and head);
+    - ``ann_macs``: what the spiking parts take as ANN;
+    - ``ann_energy`` and ``snn_energy`` in millijoule, and their ``energy_ratio``;
+    - ``break_even_rate``: the firing rate at which the additions cost as much as the ANN's multiply-accumulates.
+
+    Reading and writing memory is not counted.
+
+    Args:
+        mac_energy: energy of a multiply-accumulate operation in pJ.
+        addition_energy: energy of an addition in pJ.
+        **kwargs: of :class:`mmengine.evaluator.BaseMetric`.
+    """
+
+    default_prefix = 'spike'
+
+    def __init__(self, mac_energy: float = MAC_PICOJOULE, addition_energy: float = ADDITION_PICOJOULE,
+                 **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.mac_energy = mac_energy
+        self.addition_energy = addition_energy
+        self._counters: dict[str, CostCounter] = {}
+        self._handles: list = []
+        self._other_macs = 0
+
+    def watch(self, model: nn.Module) -> None:
+        """Count what ``model`` does from now on, instead of any other; :class:`mmsnn.CalibrationHook` calls this."""
+        for counter in self._counters.values():
+            counter.__exit__()
+        for handle in self._handles:
+            handle.remove()
+        self._counters = {name: CostCounter(part.snn).__enter__() for name, part in spiking_parts(model).items()}
+        spiking = {module for part in model.modules() if isinstance(part, SpikingWrapper) for module in part.modules()}
+        self._handles = [module.register_forward_hook(self._count_other) for module in model.modules()
+                         if module not in spiking and has_weights(module)]
+
+    def _count_other(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        self._other_macs += connections(module, inputs[0], output)
+
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        """Store what the batch that was just predicted has cost.
+
+        Raises:
+            RuntimeError: nothing is being watched.
+        """
+        if not self._counters:
+            raise RuntimeError('SpikeMetric watches no model: add mmsnn.CalibrationHook to custom_hooks, or call '
+                               'watch(model) before the test')
+        costs = {name: dict(asdict(counter.cost), time_steps=counter.snn.time_steps)
+                 for name, counter in self._counters.items()}
+        self.results.append(dict(parts=costs, other_macs=self._other_macs))
+        self._other_macs = 0
+        for counter in self._counters.values():
+            counter.cost = Cost()
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Sum up over batches and processes; logs the firing rate of each layer."""
+        totals = dict(images=0, spikes=0., neuron_steps=0., synaptic_operations=0., analog_macs=0, ann_macs=0)
+        rates: dict[str, list[float]] = {}
+        for part in results[0]['parts'] if results else ():
+            costs = [result['parts'][part] for result in results]
+            steps = costs[0]['time_steps']
+            totals['images'] = max(totals['images'], sum(cost['images'] for cost in costs))
+            for key in ('analog_macs', 'ann_macs'):
+                totals[key] += sum(cost[key] for cost in costs)
+            for layer in costs[0]['spikes']:
+                spikes, neurons, operations = (sum(cost[key].get(layer, 0) for cost in costs) for key in (
+                    'spikes', 'neurons', 'synaptic_operations'))
+                totals['spikes'] += spikes
+                totals['neuron_steps'] += neurons * steps
+                totals['synaptic_operations'] += operations
+                rates[layer] = [spikes / max(neurons * steps, 1), operations]
+        images = max(totals['images'], 1)
+        other = sum(result['other_macs'] for result in results) / images
+        per_image = {key: totals[key] / images for key in ('synaptic_operations', 'analog_macs', 'ann_macs')}
+        lines = [f'{layer}: {rate:.4f} spikes per neuron and step, {operations / images:,.0f} synaptic operations'
+                 for layer, (rate, operations) in rates.items()]
+        MMLogger.get_current_instance().info('\n'.join(['firing rates:', *lines]))
+        return dict(firing_rate=totals['spikes'] / max(totals['neuron_steps'], 1), **per_image, other_macs=other,
+                    **self.energies(**per_image, other_macs=other),
+                    break_even_rate=self._break_even(results))
+
+    def energies(self, synaptic_operations: float, analog_macs: float, ann_macs: float,
+                 other_macs: float) -> dict[str, float]:
+        """Energy of ANN and SNN in millijoule, parts that do not spike included, and their ratio."""
+        ann = (ann_macs + other_macs) * self.mac_energy
+        snn = (analog_macs + other_macs) * self.mac_energy + synaptic_operations * self.addition_energy
+        return dict(ann_energy=ann * 1e-9, snn_energy=snn * 1e-9, energy_ratio=snn / max(ann, 1e-30))
+
+    def _break_even(self, results: list[dict]) -> float:
+        """With every neuron firing at this rate, T (additions per MAC) rate equals the cost of one MAC."""
+        steps = max((part['time_steps'] for result in results[:1] for part in result['parts'].values()), default=1)
+        return self.mac_energy / (self.addition_energy * steps)

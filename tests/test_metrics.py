@@ -1,0 +1,76 @@
+"""The cost of a spiking model as a metric, against counts by hand."""
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('mmengine')
+
+import mmsnn
+from mmsnn.cost import CostCounter
+from mmsnn.registry import MODELS
+from mmsnn.wrapper import SpikingWrapper
+
+from networks import three_layers
+
+
+class Detector(nn.Module):
+    """The three layers of test_cost as a spiking part, and a head of 4 x 2 weights that does not spike."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = SpikingWrapper()
+        self.backbone.wrap(three_layers(), time_steps=4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.backbone.snn(x))
+
+
+def measured(model, batches, **kwargs):
+    metric = mmsnn.SpikeMetric(**kwargs)
+    metric.watch(model)
+    for batch in batches:
+        model(batch)
+        metric.process({}, [])
+    return metric.evaluate(size=100)
+
+
+def test_costs_by_hand():
+    model = Detector()
+    images = torch.tensor([1., .5]).view(2, 1, 1, 1)
+    model.backbone.calibrate([images], 'maxact', progress=False)
+    result = measured(model, [images])
+    # See test_cost: 30 spikes of 2 x 5 neurons in 4 steps, 108 synaptic operations, 20 MACs as ANN, 2 of them analog.
+    assert result['spike/firing_rate'] == 30 / 40 and result['spike/synaptic_operations'] == 54
+    assert (result['spike/analog_macs'], result['spike/ann_macs'], result['spike/other_macs']) == (2, 20, 8)
+    assert result['spike/ann_energy'] == pytest.approx((20 + 8) * 4.6e-9)
+    assert result['spike/snn_energy'] == pytest.approx((2 + 8) * 4.6e-9 + 54 * .9e-9)
+    assert result['spike/energy_ratio'] == pytest.approx(result['spike/snn_energy'] / result['spike/ann_energy'])
+    assert result['spike/break_even_rate'] == pytest.approx(4.6 / .9 / 4)
+    one_by_one = measured(model, images.split(1))
+    assert one_by_one == result, 'a second metric counts anew, and batches add up'
+    cheap = measured(model, [images], mac_energy=1., addition_energy=.5)
+    assert cheap['spike/energy_ratio'] == pytest.approx((10 + 54 / 2) / 28)
+
+
+def test_counting_twice_at_once():
+    model = Detector()
+    images = torch.ones(2, 1, 1, 1)
+    model.backbone.calibrate([images], 'maxact', progress=False)
+    metric = mmsnn.SpikeMetric()
+    metric.watch(model)
+    with CostCounter(model.backbone.snn) as counter:
+        model(images)
+    metric.process({}, [])
+    assert metric.evaluate(size=2)['spike/synaptic_operations'] == counter.cost.per_image()['synaptic_operations']
+
+
+def test_metric_without_a_model_says_what_to_do():
+    with pytest.raises(RuntimeError, match='watches no model'):
+        mmsnn.SpikeMetric().process({}, [])
+    with pytest.raises(RuntimeError, match='no spiking part'):
+        mmsnn.SpikeMetric().watch(nn.Linear(2, 2))
+
+
+def test_wrapped_modules_are_built_by_name():
+    assert {'SpikingBackbone', 'SpikingClassifier', 'TorchClassifier'} <= set(MODELS.module_dict)
