@@ -29,7 +29,7 @@ class CalibrationHook(Hook):
     pipeline. Images come from the training data set, drawn at random with ``seed`` and prepared by the *test* pipeline.
 
     Args:
-        pipeline: ``'none'``, ``'light'`` or ``'advanced'``; see :func:`mmsnn.calibrate`.
+        pipeline: a name in :data:`mmsnn.PIPELINES`; see :func:`mmsnn.calibrate`.
         num_images: how many training images.
         batch_size: images per calibration batch. With 1, the default, no image is padded to another's size.
         dataset: config of the data set to draw from; by default that of ``train_dataloader``.
