@@ -47,7 +47,7 @@ class CalibrationReport(list[LayerReport]):
 
 
 @torch.no_grad()
-def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'light', *,
+def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'signed', *,
               histograms: dict[str, ActivationHistogram] | None = None, memory_budget: int = 8 * GIBI,
               progress: bool = True, **options) -> CalibrationReport:
     """Choose the thresholds of a converted network and calibrate it, in place.
@@ -56,8 +56,9 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
         snn: from :func:`mmsnn.convert`.
         batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN. Sizes may differ
             between batches. A gradient step of the weights calibration takes one batch.
-        pipeline: ``'none'`` (thresholds only, the paper's Baseline), ``'light'`` (bias), ``'advanced'`` (initial
-            potential, then weights), or another of :data:`mmsnn.PIPELINES`.
+        pipeline: ``'signed'`` (bursts of spikes that can be taken back; initial potential, then bias), the paper's
+            ``'none'`` (thresholds only, its Baseline), ``'light'`` (bias) and ``'advanced'`` (initial potential, then
+            weights), or another of :data:`mmsnn.PIPELINES`.
         histograms: of the activations on these batches, from :func:`mmsnn.observe`, where they are at hand: they do
             not depend on T or the pipeline, and so serve many calibrations of the same ANN.
         memory_budget: bytes of activations and spikes to hold in memory; more goes to temporary files.
@@ -88,7 +89,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'l
     else:
         histograms = observe(snn, batches, progress) if histograms is None else histograms
         rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
-        thresholds = {name: choose_threshold(histogram, rule, snn.time_steps, chosen.channel_wise, chosen.rounding)
+        levels = chosen.max_rate * snn.time_steps
+        thresholds = {name: choose_threshold(histogram, rule, levels, chosen.channel_wise, chosen.rounding)
                       for name, histogram in histograms.items()}
     report = CalibrationReport()
     for name, neuron in snn.neurons.items():
@@ -137,8 +139,16 @@ def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = Fal
 
 
 def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_steps: int) -> None:
-    """Give a layer its rule, its thresholds and the half threshold that turns ClipFloor into ClipRound [Eq. 17]."""
+    """Give a layer its rule, its thresholds and the half threshold that turns ClipFloor into ClipRound [Eq. 17].
+
+    Args:
+        neuron: to be set.
+        threshold: the largest mean output, which the neuron reaches with ``max_rate`` spikes a step; (1,) or (C,).
+        pipeline: names rule, rate and shift.
+        time_steps: T.
+    """
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
+    threshold = threshold / pipeline.max_rate
     neuron.threshold = threshold
     neuron.bias = threshold / (2 * time_steps) if pipeline.shift == 'bias' else torch.zeros_like(threshold)
     neuron.initial_potential = threshold / 2 if pipeline.shift == 'potential' else torch.zeros_like(threshold)

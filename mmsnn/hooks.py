@@ -41,7 +41,7 @@ class CalibrationHook(Hook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, pipeline: str = 'light', num_images: int = 32, batch_size: int = 1, dataset: dict | None = None,
+    def __init__(self, pipeline: str = 'signed', num_images: int = 32, batch_size: int = 1, dataset: dict | None = None,
                  images: str | None = None, seed: int = 0, memory_gb: float = 8., **options) -> None:
         if num_images < 1 or batch_size < 1:
             raise ValueError(f'num_images and batch_size must be at least 1, not {num_images} and {batch_size}')
@@ -194,4 +194,4 @@ def calibration_hook(cfg: Config) -> CalibrationHook:
         if hook['type'] in HOOK_TYPES:
             return HOOKS.build(hook)
     raise ValueError(f"{cfg.filename} has no CalibrationHook; add custom_hooks = [dict(type='mmsnn.CalibrationHook', "
-                     "pipeline='light', num_images=32)]")
+                     "num_images=32)]")

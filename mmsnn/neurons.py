@@ -22,11 +22,13 @@ class FiringRule(NamedTuple):
             been emitted: the signed neuron with memory [Wang et al. 2022; Hu et al. 2023, Fast-SNN].
         max_spikes: m, the largest number of spikes (or negative spikes) in one time step; above 1 they are bursts
             [Li and Zeng 2022].
+        max_rate: r, the largest firing rate in spikes per step: a neuron that counts emits at most r T spikes in all.
     """
 
     reset: str = 'subtract'
     signed: bool = False
     max_spikes: int = 1
+    max_rate: int = 1
 
     @property
     def counts(self) -> bool:
@@ -86,18 +88,18 @@ def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, thre
 
     With membrane potential v, current c, bias b, threshold h, at most m spikes a step, and n spikes emitted so far::
 
-        u = v + c + b;   k = clip(floor(u / h), -m or 0, m);   k = clip(n + k, 0, T) - n
+        u = v + c + b;   k = clip(floor(u / h), -m or 0, m);   k = clip(n + k, 0, r T) - n
         s = k h;   v = u - s;   n = n + k
 
-    Without a bound m, n after T steps is exactly ``clip(floor(sum of currents / h), 0, T)``, whatever the order in
-    which currents arrive: layer by layer, the network then equals the ANN with activations quantised to T + 1 levels.
+    Signed and without a bound m, n after T steps is exactly ``clip(floor(sum of currents / h), 0, r T)``, whatever the
+    order in which currents arrive: the network then equals the ANN with activations quantised to r T + 1 levels.
 
     Args:
         currents: input currents, shape (K, N, ...).
         potential, count: state before the first step, shape (N, ...). **Updated in place.**
         threshold, bias: as in :func:`integrate_and_fire`.
-        time_steps: T, the largest count.
-        rule: m, and whether spikes may be negative. The reset is by subtraction.
+        time_steps: T.
+        rule: m, r, and whether spikes may be negative. The reset is by subtraction.
         out: where to write the spikes, shape (K, N, ...); allocated when not given.
 
     Returns:
@@ -111,7 +113,7 @@ def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, thre
         torch.div(potential, threshold, out=spike)
         spike.floor_().clamp_(rule.lowest, rule.max_spikes)
         spike += count
-        spike.clamp_(0, time_steps)
+        spike.clamp_(0, rule.max_rate * time_steps)
         spike -= count
         count += spike
         spike *= threshold
@@ -199,7 +201,7 @@ class IFNeuron(nn.Module):
         """The firing rate under a constant current, in closed form [Eq. 17]; shape (N, ...)."""
         threshold, bias, initial = (per_channel(value, current) for value in (
             self.threshold, self.mean_bias, self.initial_potential))
-        return firing_rate(current + bias, threshold, self.time_steps, initial)
+        return firing_rate(current + bias, threshold, self.time_steps, initial, self.rule.max_rate)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         # A buffer's shape says how finely it was calibrated, which a fresh neuron cannot know: take the stored one.

@@ -20,6 +20,8 @@ class Pipeline:
         reset: of the membrane potential after a spike: ``'subtract'`` the threshold, or to ``'zero'``.
         signed: neurons take back spikes that they fired too early; see :class:`mmsnn.FiringRule`.
         max_spikes: the most spikes in one time step, or None for no bound.
+        max_rate: r, the most spikes per time step on average: thresholds are chosen for r T + 1 levels, and are as much
+            lower. A rate of 2 gives in T steps the precision, and costs about the spikes, of 2 T steps.
         bias: calibrate the bias (section 4.4, LCP).
         bias_per_step: one bias for each time step instead of one for all [Wu et al., FTBC, ECCV 2024].
         potential: calibrate the initial potential (ACP): ``'channel'``, the spatial mean (appendix B.4), which serves
@@ -41,6 +43,7 @@ class Pipeline:
     reset: str = 'subtract'
     signed: bool = False
     max_spikes: int | None = 1
+    max_rate: int = 1
     bias: bool = False
     bias_per_step: bool = False
     potential: str | None = None
@@ -62,6 +65,8 @@ class Pipeline:
             raise ValueError(f"tune may hold 'bias' and 'threshold', not {self.tune!r}")
         if self.max_spikes is not None and self.max_spikes < 1:
             raise ValueError(f'max_spikes must be None or at least 1, not {self.max_spikes}')
+        if not 1 <= self.max_rate <= (self.max_spikes or self.max_rate):
+            raise ValueError(f'max_rate must be from 1 to max_spikes ({self.max_spikes}), not {self.max_rate}')
         if self.reset == 'zero' and (self.signed or self.max_spikes != 1):
             raise ValueError("signed spikes and bursts need reset='subtract'")
         if self.iterations < 1 or self.rounds < 1 or not self.learning_rate > 0:
@@ -70,7 +75,8 @@ class Pipeline:
 
     def rule(self, time_steps: int) -> FiringRule:
         """How neurons fire in a simulation of T steps."""
-        return FiringRule(self.reset, self.signed, min(self.max_spikes or time_steps, time_steps))
+        most = self.max_rate * time_steps
+        return FiringRule(self.reset, self.signed, min(self.max_spikes or most, most), self.max_rate)
 
     @property
     def simulates(self) -> bool:
@@ -87,8 +93,8 @@ PIPELINES = {
     'light': Pipeline(bias=True),
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
-    # Neurons start at half the threshold, may fire twice a step and take back what they fired too early.
-    'signed': Pipeline(shift='potential', signed=True, max_spikes=2, potential='channel', bias=True),
+    # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
+    'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel', bias=True),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
     # Robust normalisation: outliers are clipped [Rueckauer et al. 2017].

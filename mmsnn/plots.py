@@ -34,3 +34,41 @@ def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[flo
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def plot_comparison(curves: Mapping[str, Sequence[tuple[float, float, float, float]]], reference: float,
+                    macs: float | None, path: str | Path, ylabel: str) -> None:
+    """Draw the scores of several methods against the number of time steps, and against what they cost.
+
+    Args:
+        curves: method -> (time steps, score, standard deviation, synaptic operations per image).
+        reference: score of the ANN, drawn as a dashed line.
+        macs: multiply-accumulate operations of the ANN per image, drawn as a vertical line.
+        path: image file to write.
+        ylabel: what the score is.
+    """
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    figure, (by_steps, by_cost) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    for axis in (by_steps, by_cost):
+        axis.axhline(reference, color='black', linestyle='--', linewidth=1, label='ANN')
+        axis.set_xscale('log', base=2)
+        axis.grid(alpha=.3)
+    for method, points in curves.items():
+        steps, scores, deviations, operations = zip(*sorted(points))
+        by_steps.errorbar(steps, scores, deviations, marker='o', capsize=3, label=method)
+        by_cost.errorbar([value / 1e6 for value in operations], scores, deviations, marker='o', capsize=3)
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    by_steps.set_xticks(ticks, map(str, ticks))
+    by_steps.set(xlabel='time steps T', ylabel=ylabel)
+    by_cost.xaxis.set_major_formatter('{x:g}')
+    by_cost.set(xlabel='synaptic operations per image, millions')
+    if macs is not None:
+        by_cost.axvline(macs / 1e6, color='grey', linestyle=':', label='MACs of the ANN')
+        by_cost.legend()
+    by_steps.legend(fontsize='small')
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

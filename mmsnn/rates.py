@@ -3,10 +3,11 @@ import torch
 from torch import Tensor
 
 
-def firing_rate(current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float = 0.) -> Tensor:
+def firing_rate(current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float = 0.,
+                max_rate: int = 1) -> Tensor:
     """Mean output of an integrate-and-fire neuron over T steps of constant current [Eq. 10, 17 and 21]::
 
-        h / T * clip(floor((T * z + v(0)) / h), 0, T)
+        h / T * clip(floor((T * z + v(0)) / h), 0, r T)
 
     Exact for a constant current z and an initial potential 0 <= v(0) < h; for currents that vary in time it is the
     approximation that calibration minimises. The gradient passes the floor as if it were the identity [Eq. 24]
@@ -17,9 +18,10 @@ def firing_rate(current: Tensor, threshold: Tensor | float, time_steps: int, pot
         threshold: h, positive, broadcastable to ``current``.
         time_steps: T.
         potential: initial membrane potential v(0), broadcastable; ``h / 2`` rounds instead of flooring.
+        max_rate: r, the most spikes per step; 1 but for neurons that fire in bursts.
     """
     level = (time_steps * current + potential) / threshold
-    return threshold / time_steps * straight_through_floor(level).clamp(0, time_steps)
+    return threshold / time_steps * straight_through_floor(level).clamp(0, max_rate * time_steps)
 
 
 def clip_floor(current: Tensor, threshold: Tensor | float, time_steps: int) -> Tensor:

@@ -295,16 +295,40 @@ def test_overflowing_network_names_the_layer():
         observe(mmsnn.convert(ann, T), batches())
 
 
+@pytest.mark.parametrize('max_rate', [1, 2])
 @pytest.mark.parametrize('pipeline', ['none', 'light', 'advanced'])
-def test_unbounded_signed_bursts_equal_the_quantised_ann(pipeline):
+def test_unbounded_signed_bursts_equal_the_quantised_ann(pipeline, max_rate):
     data = batches()
-    snn, _ = calibrated(network(), data, pipeline, signed=True, max_spikes=None, shift='potential', iterations=5,
-                        learning_rate=1e-3)
+    snn, _ = calibrated(network(), data, pipeline, signed=True, max_spikes=None, max_rate=max_rate, shift='potential',
+                        iterations=5, learning_rate=1e-3)
     # Currents add up in another order: single counts may differ by one where a sum meets a threshold exactly.
     torch.testing.assert_close(snn(data[0]), snn.quantised(data[0]), rtol=.02, atol=.02)
     again = mmsnn.convert(network(), T)
     again.load_state_dict(snn.state_dict())
     assert torch.equal(again(data[0]), snn(data[0]))
+
+
+def test_a_higher_rate_has_the_levels_of_more_time_steps():
+    data, net = batches(), network()
+    fast, _ = calibrated(net, data, 'none', max_spikes=2, max_rate=2)
+    slow = mmsnn.convert(net, 2 * T)
+    mmsnn.calibrate(slow, data, 'none', progress=False)
+    for name, neuron in fast.neurons.items():
+        torch.testing.assert_close(neuron.threshold, slow.neurons[name].threshold / 2)
+        current = 100 * neuron.threshold.expand(3, -1)  # far above what a rate of one spike a step can follow
+        torch.testing.assert_close(neuron.rate(current)[0], 2 * neuron.threshold)
+    for wrong in (dict(max_rate=2), dict(max_rate=0), dict(max_rate=4, max_spikes=3)):
+        with pytest.raises(ValueError, match='max_rate must be from 1 to max_spikes'):
+            calibrated(net, data, 'none', **wrong)
+
+
+def test_default_is_the_signed_pipeline():
+    data, net = batches(), network()
+    snn = mmsnn.convert(net, T)
+    mmsnn.calibrate(snn, data, progress=False)
+    expected, _ = calibrated(net, data, 'signed')
+    assert torch.equal(snn(data[0]), expected(data[0])) and snn.settings == expected.settings
+    assert mmsnn.CalibrationHook().pipeline == 'signed'
 
 
 def test_running_means_of_one_simulation():

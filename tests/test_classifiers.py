@@ -44,7 +44,7 @@ def resnet20(classes=10):
 
 
 def test_there_is_a_config_for_every_network_of_the_paper():
-    assert len(NETWORKS) == 17 and len(CONFIGS) == 3 * len(NETWORKS)
+    assert len(NETWORKS) == 17 and len(CONFIGS) == 4 * len(NETWORKS)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -52,7 +52,7 @@ def test_config_names_its_pipeline(path):
     cfg = Config.fromfile(path)
     hook = calibration_hook(cfg)
     assert f'_snn-{hook.pipeline}_' in path.stem
-    assert (hook.options.get('potential') == 'position') == (hook.pipeline == 'advanced')
+    assert (hook.options.get('potential') == 'position') == (hook.pipeline in ('advanced', 'signed'))
     assert cfg.model.type == 'mmsnn.SpikingClassifier'
     assert plain_config(cfg).model == cfg.model.classifier
 

@@ -112,17 +112,18 @@ def test_bursts_are_bounded_by_step_and_in_all():
     assert potential.item() == 3.5 and count.item() == 4
 
 
+@pytest.mark.parametrize('max_rate', [1, 3])
 @pytest.mark.parametrize('time_steps', [1, 2, 5, 8, 32])
-def test_unbounded_signed_bursts_are_the_quantised_sum_in_any_order(time_steps):
+def test_unbounded_signed_bursts_are_the_quantised_sum_in_any_order(time_steps, max_rate):
     currents, threshold = dyadic((time_steps, 4000), -3000, 4000), dyadic((4000,), 1, 4000)
     initial = dyadic((4000,), -2000, 4000)
-    spikes, potential, count = burst(currents, threshold, time_steps, initial, signed=True, max_spikes=time_steps)
+    rule = dict(signed=True, max_spikes=max_rate * time_steps, max_rate=max_rate)
+    spikes, potential, count = burst(currents, threshold, time_steps, initial, **rule)
     charge = currents.double().sum(0) + initial
-    assert torch.equal(count.double(), torch.floor(charge / threshold).clamp(0, time_steps))
+    assert torch.equal(count.double(), torch.floor(charge / threshold).clamp(0, max_rate * time_steps))
     # Charge is conserved, exactly; and a permutation of the currents changes when spikes come, not how many.
     assert torch.equal(charge, spikes.double().sum(0) + potential.double())
-    _, _, permuted = burst(currents[torch.randperm(time_steps)], threshold, time_steps, initial, signed=True,
-                           max_spikes=time_steps)
+    _, _, permuted = burst(currents[torch.randperm(time_steps)], threshold, time_steps, initial, **rule)
     assert torch.equal(permuted, count)
 
 

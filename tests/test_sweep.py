@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 
 from convert_checkpoint import find_state, rename
-from sweep import AXES, summarise
+from sweep import AXES, parse_pipeline, summarise
 
 TIME_STEPS = 4
 
@@ -114,6 +114,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained, tmp_path):
 def test_table_shows_mean_and_deviation():
     def row(pipeline, time_steps, seed, score, images=None):
         return dict(zip(AXES, (pipeline, None, None, images, time_steps, seed)), calibration_seconds=1.,
+                    synaptic_operations=7.,
                     **{'accuracy/top1': score})
 
     rows = [row('ann', None, None, 90.), row('none', 4, 0, 10.), row('none', 4, 1, 14.), row('none', 8, 0, 50.),
@@ -122,10 +123,20 @@ def test_table_shows_mean_and_deviation():
     assert text.splitlines()[:4] == [
         '| accuracy/top1 (ANN: 90.00) | T = 4 | T = 8 |', '|---|---|---|', '| none | 12.00 ± 2.83 | 50.00 |',
         '| light | 60.00 |  |']
-    assert ann == 90 and curves['none'][0][:2] == (4, 12.) and curves['light'] == [(4, 60., 0.)]
+    assert ann == 90 and curves['none'][0][:2] == (4, 12.) and curves['light'] == [(4, 60., 0., 7.)]
     # One T and several sample sizes: laid out as Table 6.
     text, curves, _ = summarise([row('light', 4, 0, 50., 32), row('light', 4, 0, 55., 64)], 'accuracy/top1')
     assert text.splitlines()[0] == '| accuracy/top1, T = 4 | 32 images | 64 images |' and not curves
+
+
+def test_options_beside_a_pipeline():
+    assert parse_pipeline('light') == ('light', {})
+    assert parse_pipeline("signed:max_spikes=None,tune=('bias', 'threshold'),potential=none,threshold=max") == (
+        'signed', dict(max_spikes=None, tune=('bias', 'threshold'), potential=None, threshold='max'))
+    with pytest.raises(ValueError, match='pipeline must be one of'):
+        parse_pipeline('heavy')
+    with pytest.raises(ValueError, match='unknown calibration options'):
+        parse_pipeline('light:speed=2')
 
 
 def test_checkpoints_of_other_names_are_renamed():

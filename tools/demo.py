@@ -21,8 +21,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 from _jobs import CORES, run_jobs, save_json
 
 DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
-PIPELINES = ('none', 'light', 'advanced')
-PAPER_NAMES = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP'}
+PIPELINES = ('none', 'light', 'advanced', 'signed')
+PAPER_NAMES = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP',
+               'signed': 'Signed bursts'}
 
 
 def evaluate(data: str, detector: str, pipeline: str, time_steps: int | None, work_dir: str) -> dict:

@@ -3,18 +3,21 @@
     python tools/sweep.py CONFIG CKPT --time-steps 4 8 16 32 --pipelines none light advanced --seeds 5
     python tools/sweep.py CONFIG CKPT --time-steps 16 --pipelines light --num-images 32 64 128 256     [Table 6]
     python tools/sweep.py CONFIG CKPT --time-steps 16 32 --pipelines none --thresholds max-layer mmse --shift none bias
+    python tools/sweep.py CONFIG CKPT --time-steps 4 --pipelines signed signed:max_spikes=1 signed:bias=False,rounds=2
 
 CONFIG is that of a spiking detector or classifier with mmsnn.CalibrationHook, CKPT the checkpoint of its ANN. Each
 row is what ``tools/test.py`` gives for the same settings; a seed chooses the calibration images. Rows go to
 ``rows.json`` in the work folder as they finish and are not run again after an interruption.
 """
 import argparse
+import ast
 import contextlib
 import csv
 import itertools
 import json
 import logging
 import os
+import re
 import statistics
 import sys
 import time
@@ -74,7 +77,7 @@ class Worker:
         hook = next(hook for hook in runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
         (part,) = spiking_parts(runner.model).values()
         part.convert(time_steps=job['time_steps'])
-        hook.pipeline, hook.seed = job['pipeline'], job['seed']
+        hook.pipeline, hook.seed = parse_pipeline(job['pipeline'])[0], job['seed']
         hook.num_images = job['num_images'] or hook.num_images
         hook.options['progress'] = False  # rows tell how far the sweep is
         started = time.time()
@@ -99,14 +102,38 @@ class Worker:
 def pipeline_options(job: dict, configured: dict) -> dict:
     """The choices of a job as options of ``mmsnn.calibrate``, beside those of the config's hook."""
     from mmsnn import PIPELINES
+    name, chosen = parse_pipeline(job['pipeline'])
     # The config says which kind of potential; that a pipeline calibrates one is the pipeline's own choice.
-    options = {} if PIPELINES[job['pipeline']].potential else dict(potential=None)
+    options = {} if PIPELINES[name].potential else dict(potential=None)
     if job['threshold']:
         rule, _, granularity = job['threshold'].partition('-')
         options.update(threshold=rule, channel_wise=granularity != 'layer')
     if job['shift']:
         options.update(shift=None if job['shift'] == 'none' else job['shift'])
-    return {**configured, **options}
+    return {**configured, **options, **chosen}
+
+
+def parse_pipeline(text: str) -> tuple[str, dict]:
+    """Read ``NAME`` or ``NAME:option=value,...`` as a pipeline's name and options of :func:`mmsnn.calibrate`.
+
+    Raises:
+        ValueError: no such pipeline, option or value.
+    """
+    from mmsnn.pipelines import make_pipeline
+
+    def value(word: str):
+        try:
+            return ast.literal_eval(word)
+        except (ValueError, SyntaxError):
+            return None if word == 'none' else word
+
+    name, _, settings = text.partition(':')
+    options = {}
+    for setting in filter(None, re.split(r',(?=\w+=)', settings)):
+        key, _, word = setting.partition('=')
+        options[key] = value(word)
+    make_pipeline(name, **options)
+    return name, options
 
 
 def evaluate(worker: tuple, job: dict) -> dict:
@@ -127,7 +154,8 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     """Lay the rows out as a table of mean and standard deviation over seeds.
 
     Returns:
-        Tables of score, cost and calibration time as markdown, the curves to plot, and the ANN's score.
+        Tables of score, cost and calibration time as markdown, the curves to plot (for each method: time steps, mean
+        score, its standard deviation, synaptic operations), and the ANN's score.
     """
     ann = next((row[metric] for row in rows if row['pipeline'] == 'ann'), None)
     rows = [row for row in rows if row['pipeline'] != 'ann']
@@ -163,7 +191,8 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
                table('spikes_per_neuron', 2, 'spikes per neuron'),
                table('calibration_seconds', 1, 'calibration, seconds')]
     curves = {method: [(c, statistics.mean(s := [row[metric] for row in group]),
-                        statistics.stdev(s) if len(s) > 1 else 0.) for c, group in cells.items()]
+                        statistics.stdev(s) if len(s) > 1 else 0.,
+                        statistics.mean(row['synaptic_operations'] for row in group)) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}
     return '\n\n'.join(tables), curves, ann
 
@@ -173,14 +202,15 @@ def main() -> None:
 
     from mmsnn import PIPELINES
     from mmsnn.hooks import calibration_hook
-    from mmsnn.plots import plot_against_time_steps
+    from mmsnn.plots import plot_comparison
 
     rules = [rule + granularity for rule in ('mmse', 'percentile', 'max', 'balanced') for granularity in ('', '-layer')]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the spiking model')
     parser.add_argument('checkpoint', help='checkpoint of the ANN')
     parser.add_argument('--time-steps', type=int, nargs='+', default=[8, 16, 32, 64])
-    parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'], choices=list(PIPELINES))
+    parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'], metavar='NAME[:OPTION=VALUE,..]',
+                        help=f'of {", ".join(PIPELINES)}; options replace single choices')
     parser.add_argument('--thresholds', nargs='+', default=[None], choices=rules,
                         help="rule, per channel or per layer (default: the pipeline's own)")
     parser.add_argument('--shift', nargs='+', default=[None], choices=['bias', 'potential', 'none'],
@@ -197,6 +227,11 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='override settings of the config, such as custom_hooks.0.iterations=500')
     args = parser.parse_args()
+    for pipeline in args.pipelines:
+        try:
+            parse_pipeline(pipeline)
+        except ValueError as error:
+            parser.error(f'--pipelines {pipeline}: {error}')
 
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
@@ -246,8 +281,8 @@ def main() -> None:
         writer.writerows(table_rows)
     written = [path, work_dir / 'rows.csv', work_dir / 'table.md']
     if curves:
-        name = Path(args.config).stem
-        plot_against_time_steps({name: curves}, {name: score}, work_dir / 'figure.png', metric)
+        macs = next((row['ann_macs'] for row in table_rows if 'ann_macs' in row), None)
+        plot_comparison(curves, score, macs, work_dir / 'figure.png', metric)
         written.append(work_dir / 'figure.png')
     print(f'\n{text}\n\nsaved {", ".join(map(str, written))}')
 

@@ -1,0 +1,10 @@
+_base_ = './resnet20_snn-none_cifar10.py'
+
+custom_hooks = [
+    dict(
+        type='mmsnn.CalibrationHook',
+        pipeline='signed',
+        potential='position',  # all images have one size
+        num_images=256,
+        batch_size=32)
+]
