@@ -19,16 +19,17 @@ class SpikingBackbone(SpikingWrapper):
     Args:
         backbone: config of the ANN backbone.
         time_steps: T.
-        include, exclude, readout, delay, chunk_steps: see :func:`mmsnn.convert`.
+        include, exclude, readout, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
         init_cfg: not used; weights come from a checkpoint.
     """
 
     def __init__(self, backbone: dict, time_steps: int, include: str | Sequence[str] = '*',
                  exclude: str | Sequence[str] = (), readout: str = 'spikes', delay: int = 0,
-                 chunk_steps: int | None = None, init_cfg: dict | None = None) -> None:
+                 chunk_steps: int | None = None, dtype: str = 'float32', compile: bool = False,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=None)
         self.wrap(MMENGINE_MODELS.build(backbone), time_steps=time_steps, include=include, exclude=exclude,
-                  readout=readout, delay=delay, chunk_steps=chunk_steps)
+                  readout=readout, delay=delay, chunk_steps=chunk_steps, dtype=dtype, compile=compile)
 
     def forward(self, x: Tensor):
         """Simulate T steps for images (N, 3, H, W); return the backbone's outputs, averaged over time."""

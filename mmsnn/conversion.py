@@ -19,7 +19,8 @@ class ConversionError(ValueError):
 
 
 def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '*', exclude: str | Iterable[str] = (),
-            readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None) -> SpikingNetwork:
+            readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
+            compile: bool = False) -> SpikingNetwork:
     """Convert an ANN into a network of integrate-and-fire neurons; the ANN itself is left untouched.
 
     The network is traced with torch.fx, batch normalisation is folded into the layer before it [Eq. 25], and every
@@ -38,6 +39,9 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
         delay: steps at the beginning that the mean over time leaves out, while currents are still on their way
             (delayed readout).
         chunk_steps: time steps simulated at once; chosen by size when None. Changes speed and memory, not results.
+        dtype: of spikes, currents and weights when simulating: ``'float32'`` or ``'bfloat16'``, which rounds weights
+            and thresholds to 8 bits; membrane potentials and sums stay float32.
+        compile: compile the simulation with torch.compile: faster after some 20 seconds once or twice.
 
     Returns:
         A module with the ANN's call signature. Arguments of the ANN that have a default keep it, and are gone: of
@@ -56,7 +60,8 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
     network.delete_all_unused_submodules()
     network.graph.lint()
     network.recompile()
-    return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps, delay=delay)
+    return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps, delay=delay, dtype=dtype,
+                          compile=compile)
 
 
 class _Tracer(fx.Tracer):

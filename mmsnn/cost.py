@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from .network import SpikingNetwork, neuron_name
-from .neurons import IFNeuron, per_channel
 from .simulate import Env, evaluate, is_neuron
 
 
@@ -55,14 +54,14 @@ class CostCounter:
         self.snn = snn
         self.cost = Cost()
         self._handles: list = []
-        self._recorders: dict[str, Callable[[Tensor], None]] = {}
+        self._recorders: dict[str, Callable[[float], None]] = {}
         self._fan_out: dict[str, float] = {}
         self._shapes: dict[tuple, tuple] = {}
 
     def __enter__(self) -> 'CostCounter':
         self._handles = [self.snn.register_forward_pre_hook(self._before, with_kwargs=True)]
         for name, neuron in self.snn.neurons.items():
-            self._recorders[name] = self._recorder(name, neuron)
+            self._recorders[name] = self._recorder(name)
             neuron.recorders.append(self._recorders[name])
         return self
 
@@ -86,13 +85,8 @@ class CostCounter:
         for name, count in neurons.items():
             self.cost.neurons[name] = self.cost.neurons.get(name, 0) + count * images
 
-    def _recorder(self, name: str, neuron: IFNeuron):
-        def record(spikes: Tensor) -> None:
-            if neuron.rule.counts:
-                threshold = per_channel(neuron.threshold, spikes[0])
-                count = float((spikes / threshold).abs().sum(dtype=torch.float64))
-            else:
-                count = int(torch.count_nonzero(spikes))
+    def _recorder(self, name: str) -> Callable[[float], None]:
+        def record(count: float) -> None:
             self.cost.spikes[name] = self.cost.spikes.get(name, 0) + count
             operations = count * self._fan_out.get(name, 0.)
             self.cost.synaptic_operations[name] = self.cost.synaptic_operations.get(name, 0.) + operations

@@ -7,11 +7,13 @@ from dataclasses import fields
 import torch
 from torch import Tensor, fx, nn
 
+from .engine import Engine
 from .neurons import IFNeuron, per_channel
 from .pipelines import Pipeline
 from .simulate import Env, Plan, chunk_steps_for, evaluate, is_neuron
 
 READOUTS = ('spikes', 'potential')
+DTYPES = ('float32', 'bfloat16')
 
 
 def neuron_name(node: fx.Node) -> str:
@@ -28,13 +30,15 @@ class SpikingNetwork(nn.Module):
     Attributes:
         network: the traced graph; its module names are the ANN's own, plus ``neurons``.
         time_steps: T.
+        dtype: of spikes, currents and weights in a simulation; calibration works in float32.
+        compile: whether a simulation is compiled by torch.compile.
         delay: steps at the beginning that the mean over time leaves out.
         settings: what the network was calibrated with (plain types); None before calibration. It is part of
             ``state_dict()``, and loading a state made for another T is refused.
     """
 
     def __init__(self, network: fx.GraphModule, time_steps: int, readout: str = 'spikes',
-                 chunk_steps: int | None = None, delay: int = 0) -> None:
+                 chunk_steps: int | None = None, delay: int = 0, dtype: str = 'float32', compile: bool = False) -> None:
         super().__init__()
         if not isinstance(time_steps, int) or time_steps < 1:
             raise ValueError(f'time_steps must be an integer of at least 1, not {time_steps!r}')
@@ -44,7 +48,11 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f'readout must be one of {READOUTS}, not {readout!r}')
         if not isinstance(delay, int) or not 0 <= delay < time_steps:
             raise ValueError(f'delay must be an integer from 0 to time_steps - 1, not {delay!r}')
+        if dtype not in DTYPES:
+            raise ValueError(f'dtype must be one of {DTYPES}, not {dtype!r}')
         self.network = network
+        self.dtype = dtype
+        self.compile = compile
         self.delay = delay
         self.time_steps = time_steps
         self.readout = readout
@@ -52,6 +60,7 @@ class SpikingNetwork(nn.Module):
         # JSON in a buffer: everything that copies a model's tensors (mmengine's checkpoints, DDP) takes it along.
         self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
         self._plan: Plan | None = None
+        self._engine: Engine | None = None
         self.requires_grad_(False).eval()
 
     @property
@@ -120,23 +129,19 @@ class SpikingNetwork(nn.Module):
         if not wanted or min(wanted) <= self.delay or max(wanted) > self.time_steps:
             raise ValueError(f'steps must be from {self.delay + 1} to {self.time_steps}, not {sorted(wanted)}')
         values = self.bind(*args, **kwargs)
-        example = next(value for value in values.values() if isinstance(value, Tensor))
-        chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
         static = self.plan.once(values) if not self.plan.varies.issuperset(self.plan.targets) else {}
-        sums: dict[fx.Node, Tensor] = {}
-        outputs, step = {}, 0
-        for chunk in self.plan.simulate(values, max(wanted), chunk_steps):
-            # One by one: the sum does not depend on how steps were grouped.
-            for index in range(min(chunk_steps, max(wanted) - step)):
-                step += 1
-                for node, value in chunk.items():
-                    if step > self.delay:
-                        sums[node] = sums[node].add_(value[index]) if node in sums else value[index].clone()
-                if step in wanted:
-                    outputs[step] = self._outputs(sums, static, step)
-        if not sums:  # nothing spikes
-            outputs = {step: self._outputs(sums, static, step) for step in wanted}
-        return outputs
+        if self.compile or self.dtype != 'float32':
+            running = self._compiled().sums(values, wanted, self.delay, self.chunk_steps)
+        else:
+            example = next(value for value in values.values() if isinstance(value, Tensor))
+            chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
+            running = self.plan.sums(values, wanted, self.delay, chunk_steps)
+        return {step: self._outputs(sums, static, step) for step, sums in running}
+
+    def _compiled(self) -> Engine:
+        if self._engine is None:
+            self._engine = Engine(self.network, self.plan, getattr(torch, self.dtype), self.compile)
+        return self._engine
 
     def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int):
         """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's."""
@@ -182,8 +187,8 @@ class SpikingNetwork(nn.Module):
         return super().train(False)
 
     def __getstate__(self) -> dict:
-        # A plan refers to the nodes of this very graph: a copy makes its own.
-        return {**self.__dict__, '_plan': None}
+        # Plan and engine refer to the nodes of this very graph: a copy makes its own.
+        return {**self.__dict__, '_plan': None, '_engine': None}
 
     @property
     def settings(self) -> dict | None:

@@ -138,7 +138,7 @@ class IFNeuron(nn.Module):
         rule: how the neurons fire and reset. It comes from the pipeline, and after loading from the settings of the
             network.
         time_steps: T, which bounds the spike count where the rule counts.
-        recorders: called with the spikes of each :meth:`fire`, where somebody counts them.
+        recorders: called with how many spikes there were, a burst of k as k, where somebody counts them.
 
     Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
         threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
@@ -151,7 +151,7 @@ class IFNeuron(nn.Module):
         self.ceiling = ceiling
         self.rule = FiringRule()
         self.time_steps = 1
-        self.recorders: list[Callable[[Tensor], None]] = []
+        self.recorders: list[Callable[[float], None]] = []
         self.register_buffer('threshold', torch.full((1,), math.nan))
         self.register_buffer('bias', torch.zeros(1))
         self.register_buffer('initial_potential', torch.zeros(1))
@@ -188,9 +188,16 @@ class IFNeuron(nn.Module):
             spikes = integrate_and_burst(currents, *state, threshold, bias, self.time_steps, self.rule, out)
         else:
             spikes = integrate_and_fire(currents, state.potential, threshold, bias, out, self.rule.reset)
-        for record in self.recorders:
-            record(spikes)
+        if self.recorders:
+            number = self._count(spikes, threshold)
+            for record in self.recorders:
+                record(number)
         return spikes
+
+    def _count(self, spikes: Tensor, threshold: Tensor) -> float:
+        if self.rule.counts:
+            return float((spikes / threshold).round().abs().sum(dtype=torch.float64))
+        return int(torch.count_nonzero(spikes))
 
     @property
     def mean_bias(self) -> Tensor:

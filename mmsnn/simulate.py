@@ -137,6 +137,20 @@ class Plan:
             yield {target: env.unfolded(target) for target in self.targets if target in self.varies}
 
 
+    def sums(self, values: Env, stops: Iterable[int], delay: int, chunk_steps: int) -> Iterator[tuple[int, Env]]:
+        """Simulate up to the last of ``stops``; at each, yield the step and the targets' sums from ``delay`` on."""
+        stops, total, step = sorted(set(stops)), {}, 0
+        for chunk in self.simulate(values, stops[-1], chunk_steps):
+            # One by one: the sum does not depend on how steps were grouped.
+            for index in range(min(chunk_steps, stops[-1] - step)):
+                step += 1
+                for node, value in chunk.items():
+                    if step > delay:
+                        total[node] = total[node].add_(value[index]) if node in total else value[index].clone()
+                if step in stops:
+                    yield step, total
+
+
 class _Chunk(dict):
     """Values during one chunk: steps are folded into the batch, (K * N, ...), and static values repeated to match."""
 

@@ -32,7 +32,7 @@ def test_negative_spikes_count_as_one_and_bursts_as_their_size():
     neuron.rule, neuron.time_steps = mmsnn.FiringRule(signed=True, max_spikes=2), 4
     snn = mmsnn.convert(three_layers(), 4)
     counter = CostCounter(snn)
-    neuron.recorders.append(counter._recorder('layer', neuron))
+    neuron.recorders.append(counter._recorder('layer'))
     currents = torch.tensor([1., -.5, .5, 0.]).view(4, 1, 1, 1, 1)
     spikes = neuron.fire(currents, neuron.start(currents[0]))
     assert spikes.flatten().tolist() == [1., -.5, .5, 0.]

@@ -209,8 +209,8 @@ def main() -> None:
     parser.add_argument('config', help='config of the spiking model')
     parser.add_argument('checkpoint', help='checkpoint of the ANN')
     parser.add_argument('--time-steps', type=int, nargs='+', default=[8, 16, 32, 64])
-    parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'], metavar='NAME[:OPTION=VALUE,..]',
-                        help=f'of {", ".join(PIPELINES)}; options replace single choices')
+    parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'],
+                        metavar='NAME[:OPTION=VALUE,..]', help=f'of {", ".join(PIPELINES)}; options replace choices')
     parser.add_argument('--thresholds', nargs='+', default=[None], choices=rules,
                         help="rule, per channel or per layer (default: the pipeline's own)")
     parser.add_argument('--shift', nargs='+', default=[None], choices=['bias', 'potential', 'none'],

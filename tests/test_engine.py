@@ -1,0 +1,137 @@
+"""The fast time loop is the plain one: bit by bit where arithmetic is exact, closely in bfloat16."""
+import copy
+import shutil
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+import mmsnn
+from mmsnn.engine import Engine
+
+from networks import Functional, Residual, randomise_norms
+
+T = 6
+RULES = {
+    'light': dict(pipeline='light'),
+    'signed': dict(pipeline='signed'),
+    'hard reset': dict(pipeline='spike-norm'),
+    'a bias per step': dict(pipeline='light', bias_per_step=True),
+    'per position': dict(pipeline='signed', potential='position'),
+    'unbounded': dict(pipeline='signed', max_spikes=None),
+}
+CONVERSIONS = {
+    'all': {},
+    'potential readout': dict(readout='potential'),
+    'delayed': dict(delay=3),
+    'some analog': dict(exclude=['relu_1', 'relu6']),
+    'nothing spikes': dict(exclude=['*']),
+}
+
+
+def exact(snn):
+    """Round what is in a network to few bits, so that sums are exact and hence the same in any order."""
+    with torch.no_grad():
+        for value in snn.network.parameters():
+            value.copy_((value * 64).round() / 64)
+        for name, value in snn.network.named_buffers():
+            if value.is_floating_point():
+                value.copy_((value * 64).round().clamp(min=1 if name.endswith('threshold') else -2 ** 20) / 64)
+    return snn
+
+
+def inputs(batch=2, size=16):
+    return (torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 16).round() / 16
+
+
+def both(network, x, conversion=None, calibration=None, **fast):
+    """A network calibrated, and the same converted with other settings of the engine."""
+    conversion = {k: v for k, v in (conversion or {}).items()}
+    ann = randomise_norms(network()).eval()
+    plain = mmsnn.convert(ann, T, **conversion)
+    mmsnn.calibrate(plain, [x], progress=False, **(calibration or dict(pipeline='signed')))
+    exact(plain)
+    other = mmsnn.convert(ann, T, **conversion, **fast)
+    other.load_state_dict(plain.state_dict())
+    return plain, other
+
+
+def eager(snn):
+    """The same network, simulated by the engine's graph, operation by operation."""
+    snn = copy.copy(snn)
+    snn.compile, snn._engine = True, Engine(snn.network, snn.plan, torch.float32, compile=False)
+    return snn
+
+
+def assert_same(value, expected):
+    for a, b in zip(tree_leaves(value), tree_leaves(expected), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('calibration', RULES.values(), ids=RULES)
+@pytest.mark.parametrize('network', [Residual])
+def test_graph_of_a_chunk_equals_the_plain_loop_for_every_rule(network, calibration):
+    plain, _ = both(network, inputs(), calibration=calibration)
+    assert_same(eager(plain)(inputs()), plain(inputs()))
+
+
+@pytest.mark.parametrize('conversion', CONVERSIONS.values(), ids=CONVERSIONS)
+@pytest.mark.parametrize('network', [Residual, Functional], ids=lambda n: n.__name__)
+def test_graph_of_a_chunk_equals_the_plain_loop_for_every_conversion(network, conversion):
+    known = mmsnn.convert(network(), T).neurons
+    conversion = {key: [p for p in value if p == '*' or p in known] if key == 'exclude' else value
+                  for key, value in conversion.items()}
+    plain, _ = both(network, inputs(), conversion)
+    fast = eager(plain)
+    # What stays analog divides and multiplies: no number of bits makes that exact.
+    same = torch.testing.assert_close if 'exclude' in conversion else assert_same
+    same(fast(inputs()), plain(inputs()))
+    if 'delay' not in conversion:
+        for value, expected in zip(fast.anytime([2, 3, T], inputs()).values(),
+                                   plain.anytime([2, 3, T], inputs()).values(), strict=True):
+            same(value, expected)
+
+
+def test_spikes_are_counted_alike():
+    plain, _ = both(Residual, inputs())
+    costs = []
+    for snn in (plain, eager(plain)):
+        with mmsnn.CostCounter(snn) as counter:
+            snn(inputs())
+        costs.append(counter.cost)
+    assert costs[0] == costs[1] and costs[0].spikes['relu'] > 0
+
+
+def test_engine_notices_changed_weights_and_neurons():
+    plain, _ = both(Residual, inputs())
+    fast = eager(plain)
+    fast(inputs())
+    with torch.no_grad():
+        fast.network.conv2.weight.mul_(-1)
+    next(iter(fast.neurons.values())).threshold = torch.ones(6)
+    assert_same(fast(inputs()), plain(inputs()))  # they share their modules
+
+
+@pytest.mark.skipif(shutil.which('c++') is None and shutil.which('g++') is None, reason='needs a C++ compiler')
+@pytest.mark.parametrize('network', [Residual, Functional], ids=lambda n: n.__name__)
+def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(network):
+    plain, fast = both(network, inputs(), compile=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for batch, size in ((2, 16), (2, 32), (1, 16), (3, 64), (1, 40), (4, 16), (2, 24)):
+        x = inputs(batch, size)
+        assert_same(fast(x), plain(x))
+    # One for the first size and one for all others; one for a batch of 1, and one for all other batches.
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 4
+
+
+def test_bfloat16_rounds_currents_not_membranes():
+    plain, half = both(Residual, inputs(), dtype='bfloat16')
+    chunk, _ = half._compiled().chunk(2, False)
+    assert {module.weight.dtype for module in chunk.graph_module.children()
+            if hasattr(module, 'weight')} == {torch.bfloat16}
+    assert all(value.dtype == torch.float32 for value in half.network.state_dict().values()
+               if value.is_floating_point()), 'what is saved and calibrated stays as it is'
+    torch.testing.assert_close(half(inputs()), plain(inputs()), rtol=.05, atol=.05)
+    with pytest.raises(ValueError, match='dtype must be one of'):
+        mmsnn.convert(Residual(), T, dtype='float16')
