@@ -1,11 +1,12 @@
 """Local threshold balancing [Bu et al., Inference-Scale Complexity in ANN-SNN Conversion, CVPR 2025]."""
-import itertools
 from collections.abc import Iterable
 
 import torch
+from mmengine import dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .distributed import number_of, owner, send
 from .network import SpikingNetwork
 from .neurons import per_channel
 from .thresholds import positive
@@ -45,9 +46,14 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_
 
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
     try:
-        for batch in tqdm(itertools.islice(itertools.cycle(batches), count), 'thresholds', count, unit='batch',
-                          disable=not progress):
-            snn.network(batch)
+        batches = list(batches)
+        device = batches[0].device
+        number = number_of(batches, device)
+        for step in tqdm(range(count), 'thresholds', unit='batch', disable=not progress):
+            process, index = owner(step % number)
+            if step == 0 or process == dist.get_rank():
+                snn.network(batches[index])  # the first time everywhere, which tells the number of channels
+            send(thresholds.values(), process)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from .balancing import balanced_thresholds
 from .corrections import correct_bias, correct_potential, largest_current, measure
+from .distributed import agree, gather
 from .network import SpikingNetwork
 from .neurons import IFNeuron
 from .pipelines import Pipeline, make_pipeline
@@ -55,7 +56,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
     Args:
         snn: from :func:`mmsnn.convert`.
         batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN. Sizes may differ
-            between batches. A gradient step of the weights calibration takes one batch.
+            between batches. A gradient step of the weights calibration takes one batch. Where torch.distributed runs
+            several processes, each gives its own share: see :mod:`mmsnn.distributed`.
         pipeline: ``'signed'`` (bursts of spikes that can be taken back; initial potential, then bias), the paper's
             ``'none'`` (thresholds only, its Baseline), ``'light'`` (bias) and ``'advanced'`` (initial potential, then
             weights), or another of :data:`mmsnn.PIPELINES`.
@@ -79,8 +81,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
                          'convert the ANN again and calibrate the result')
     parameter = next(snn.parameters(), None)
     batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'))
-    if chosen.potential == 'position' and len({batch.shape[1:] for batch in batches}) > 1:
-        sizes = sorted({tuple(batch.shape[2:]) for batch in batches})
+    sizes = sorted(set().union(*gather({tuple(batch.shape[2:]) for batch in batches})))
+    if chosen.potential == 'position' and len(sizes) > 1:
         raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
                          "use potential='channel'")
     snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
@@ -132,9 +134,14 @@ def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = Fal
     try:
         for batch in tqdm(batches, 'thresholds', disable=not progress, unit='batch'):
             snn.network(batch)
+        agree(None)
+    except ValueError as problem:
+        agree(problem)
     finally:
         for handle in handles:
             handle.remove()
+    for histogram in histograms.values():
+        histogram.gather()
     return histograms
 
 

@@ -37,6 +37,11 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         self.wrap(ann, time_steps=time_steps, include=include, exclude=exclude, delay=delay, chunk_steps=chunk_steps,
                   dtype=dtype, compile=compile)
 
+    def convert(self, **options) -> None:
+        super().convert(**options)
+        # Nothing is trained, but DistributedDataParallel refuses a model of which nothing could be.
+        next(self.snn.parameters()).requires_grad_(True)
+
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
         """Simulate T steps for images (N, 3, H, W).
 

@@ -4,6 +4,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .distributed import largest as largest_of_all
+from .distributed import total
 from .neurons import IFNeuron
 from .pipelines import Pipeline
 from .sweep import Layer
@@ -34,28 +36,29 @@ class Errors(NamedTuple):
 
 def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) -> Errors:
     """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
-    squared, norm, images, count = 0., 0., 0, 0
     channel: Tensor | float = 0.
     position: Tensor | float = 0.
     spikes: Tensor | float = 0.  # sum over images and positions at each step
+    sums: Tensor | float = 0.  # of squared errors, of squares, of images, of positions
     for index in range(len(layer.sweep.batches)):
         activation = layer.activation(index)
         rate, by_step = layer.rate(index, keep)
         error = activation - rate
-        squared += float(error.square().sum(dtype=torch.float64))
-        norm += float(activation.square().sum(dtype=torch.float64))
+        sums = sums + torch.stack([
+            error.square().sum(dtype=torch.float64), activation.square().sum(dtype=torch.float64),
+            *error.new_tensor([len(error), error.numel() // error.shape[1]], dtype=torch.float64)])
         channel = channel + error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
         if pipeline.potential == 'position':
-            position = position + error.sum(0)
+            position = position + error.sum(0, dtype=torch.float64)
         spikes = spikes + by_step
-        images += len(error)
-        count += error.numel() // error.shape[1]
         steps.update()
+    total([sums, channel, spikes] + [position] * (pipeline.potential == 'position'))
+    squared, norm, images, count = sums.tolist()
     mean = (channel / count).float()
     time_steps = layer.sweep.snn.time_steps
     activity = mean + (spikes.sum(0) / time_steps / count).float()  # of the ANN
     return Errors(squared / max(norm, 1e-30), mean,
-                  position / images if pipeline.potential == 'position' else None,
+                  (position / images).float() if pipeline.potential == 'position' else None,
                   activity - (spikes / count).float() if pipeline.bias_per_step else None)
 
 
@@ -78,6 +81,7 @@ def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
             found = currents.movedim(2, 0).flatten(1).amax(1)
             largest = found if largest is None else torch.maximum(largest, found)
         steps.update()
+    largest = largest_of_all(largest)
     return positive(largest if channel_wise else largest.amax(0, keepdim=True))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .distributed import own
 from .metrics import SpikeMetric
 from .registry import HOOKS
 from .store import GIBI
@@ -101,7 +102,7 @@ class CalibrationHook(Hook):
             logger.info(f'{name}, calibrated:\n{report}')
 
     def batches(self, model: nn.Module, cfg: Config) -> Iterator[Tensor]:
-        """Yield preprocessed image batches (N, 3, H, W), each at its own size.
+        """Yield this process's share of preprocessed image batches (N, 3, H, W), each at its own size.
 
         Raises:
             ValueError: there are fewer images than asked for.
@@ -117,7 +118,10 @@ class CalibrationHook(Hook):
             raise ValueError(f'calibration asks for {self.num_images} images, but its data set has {len(dataset)}: '
                              'lower num_images')
         indices = np.random.default_rng(self.seed).permutation(len(dataset))[:self.num_images].tolist()
-        starts = range(0, len(indices), self.batch_size)
+        starts = own(range(0, len(indices), self.batch_size))
+        if not starts:
+            raise ValueError(f'{self.num_images} calibration images in batches of {self.batch_size} are too few for '
+                             f'{get_world_size()} processes: each needs one batch. Lower batch_size')
         show = self.options.get('progress', is_main_process())
         for start in tqdm(starts, 'loading images', unit='batch', disable=not show):
             samples = [dataset[index] for index in indices[start:start + self.batch_size]]
@@ -131,7 +135,7 @@ class CalibrationHook(Hook):
         if len(images) < self.num_images:
             raise ValueError(f'calibration asks for {self.num_images} images, but {self.images} has {len(images)}: '
                              'lower num_images')
-        return list(images[:self.num_images].split(self.batch_size))
+        return own(images[:self.num_images].split(self.batch_size))
 
 
 WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN

@@ -8,8 +8,10 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from mmengine import dist
 from torch import Tensor, fx
 
+from .distributed import agree
 from .network import SpikingNetwork, neuron_name
 from .neurons import IFNeuron, per_channel
 from .simulate import Env, Plan, chunk_steps_for
@@ -157,14 +159,23 @@ def materialise(batches: Iterable[Tensor], device: torch.device) -> list[Tensor]
     Raises:
         ValueError: no batch, or one that is not a floating-point tensor of finite values.
     """
-    collected = []
+    collected, problem = [], None
+    try:
+        collected = list(_checked(batches, device))
+        if not collected:
+            raise ValueError('no calibration batch was given: at least one image is needed'
+                             + (' in every process' if dist.get_world_size() > 1 else ''))
+    except ValueError as error:
+        problem = error
+    agree(problem)
+    return collected
+
+
+def _checked(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
     for index, batch in enumerate(batches):
         if not isinstance(batch, Tensor) or not batch.is_floating_point() or batch.ndim < 2 or not len(batch):
             what = f'{tuple(batch.shape)} of {batch.dtype}' if isinstance(batch, Tensor) else type(batch).__name__
             raise ValueError(f'calibration batch {index} must be a floating-point tensor (N, ...), not {what}')
         if not torch.isfinite(batch).all():
             raise ValueError(f'calibration batch {index} holds NaN or infinite values')
-        collected.append(batch.to(device))
-    if not collected:
-        raise ValueError('no calibration batch was given: at least one image is needed')
-    return collected
+        yield batch.to(device)

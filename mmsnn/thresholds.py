@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .distributed import largest, total
+
 BINS = 2048
 GRID = 100
 PERCENTILE = 99.99
@@ -70,6 +72,12 @@ class ActivationHistogram:
         merge = torch.arange(BINS, device=self.counts.device) >> (exponent - self.exponent).clamp(max=62)[:, None]
         self.counts = torch.zeros_like(self.counts).scatter_add_(1, merge, self.counts)
         self.exponent = exponent
+
+    def gather(self) -> None:
+        """Add what other processes have seen; the counts are exact, so that all arrive at the same histogram."""
+        self.widen(largest(self.exponent.clone()))
+        largest(self.maximum)
+        total([self.counts])
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return number and sum of the activations from each bin upwards, (C, BINS + 1), and the sum of squares, (C,).

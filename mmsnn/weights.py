@@ -2,9 +2,11 @@
 import random
 
 import torch
+from mmengine import dist
 from torch import Tensor, nn
 
 from .corrections import Errors, Steps, measure
+from .distributed import number_of, owner, send
 from .neurons import IFNeuron
 from .pipelines import Pipeline
 from .simulate import Plan
@@ -65,17 +67,23 @@ def descend(layer: Layer, values: list[Tensor], pipeline: Pipeline, steps: Steps
     optimizer = torch.optim.SGD(values, lr=pipeline.learning_rate, momentum=pipeline.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, pipeline.iterations)
     draw = random.Random(pipeline.seed)
+    batches = number_of(layer.sweep.batches, layer.sweep.device)
     try:
         for value in values:
             value.requires_grad_(True)
         for _ in range(pipeline.iterations):
-            index = draw.randrange(len(layer.sweep.batches))
-            target, inputs = layer.activation(index), layer.mean_inputs(index)
-            with torch.enable_grad():
-                rate = neuron.rate(layer.plan.analog(inputs)[layer.current])
-                loss = (target - rate).square().sum(1).mean()
+            process, index = owner(draw.randrange(batches))
             optimizer.zero_grad()
-            loss.backward()
+            if process == dist.get_rank():
+                target, inputs = layer.activation(index), layer.mean_inputs(index)
+                with torch.enable_grad():
+                    rate = neuron.rate(layer.plan.analog(inputs)[layer.current])
+                    loss = (target - rate).square().sum(1).mean()
+                loss.backward()
+            else:
+                for value in values:
+                    value.grad = torch.zeros_like(value)
+            send([value.grad for value in values], process)
             optimizer.step()
             schedule.step()
             torch.maximum(neuron.threshold, smallest, out=neuron.threshold)

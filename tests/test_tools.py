@@ -48,9 +48,11 @@ def config_file(folder, digits, pipeline, time_steps=8, hook=None, **changes):
     return path
 
 
-def run_tool(name, *arguments, check=True):
-    result = subprocess.run([sys.executable, str(ROOT / 'tools' / f'{name}.py'), *map(str, arguments)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ, OMP_NUM_THREADS='1'))
+def run_tool(name, *arguments, check=True, processes=1):
+    launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
+    result = subprocess.run([sys.executable, *launcher, str(ROOT / 'tools' / f'{name}.py'), *map(str, arguments)],
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env=dict(os.environ, OMP_NUM_THREADS='1'))
     if check:
         assert result.returncode == 0, result.stdout[-3000:]
     return result.stdout
@@ -87,6 +89,17 @@ def test_calibrated_checkpoint_gives_what_calibrating_in_the_test_run_gives(tmp_
     # A list of images goes through one by one, in the same way.
     for single, listed in zip(images, inference_detector(detector, images)):
         assert torch.equal(inference_detector(detector, single).pred_instances.scores, listed.pred_instances.scores)
+
+
+def test_two_processes_give_what_one_gives(tmp_path, digits):
+    config = config_file(tmp_path, digits, 'signed', time_steps=4)
+    run_tool('calibrate', config, CHECKPOINT, '-o', tmp_path / 'one.pth')
+    run_tool('calibrate', config, CHECKPOINT, '-o', tmp_path / 'two.pth', '--launcher', 'pytorch', processes=2)
+    one, two = (torch.load(tmp_path / f'{name}.pth', weights_only=True)['state_dict'] for name in ('one', 'two'))
+    assert one.keys() == two.keys() and all(torch.equal(value, two[key]) for key, value in one.items())
+    alone = run_tool('test', config, CHECKPOINT)
+    shared = run_tool('test', config, CHECKPOINT, '--launcher', 'pytorch', processes=2)
+    assert scores(alone) == scores(shared) and float(scores(alone)[0].split()[0]) > .3
 
 
 def test_options_change_time_steps_and_pipeline(tmp_path, digits):

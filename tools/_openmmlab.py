@@ -1,13 +1,27 @@
 """Run a script of the OpenMMLab package that a config belongs to."""
 import importlib.util
+import os
 import runpy
 import sys
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
 CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+
+
+def start_without_gpu() -> bool:
+    """Join the processes of torchrun on a machine without a GPU, which mmengine's own launcher needs.
+
+    mmengine uses the process group that it finds; the model's wrapper needs ``DDP_WITHOUT_GPU``.
+    """
+    if torch.cuda.is_available() or 'RANK' not in os.environ:
+        return False
+    torch.distributed.init_process_group('gloo')
+    return True
 
 
 def find_config(arguments: list) -> str | None:
@@ -45,6 +59,9 @@ def run_script(name: str) -> None:
         scope = Config.fromfile(config, import_custom_modules=False).get('default_scope')
         if scope is None:
             sys.exit(f"config '{config}' has no default_scope; set default_scope = 'mmdet' (or 'mmpretrain')")
+    if 'pytorch' in sys.argv and start_without_gpu():
+        at = sys.argv.index('--cfg-options') + 1 if '--cfg-options' in sys.argv else len(sys.argv)
+        sys.argv[at:at] = ['--cfg-options'] * (at == len(sys.argv)) + [f'{k}={v}' for k, v in DDP_WITHOUT_GPU.items()]
     package = importlib.util.find_spec(scope)
     if package is None:
         sys.exit(f"'{scope}', the default_scope of the config, is not installed")

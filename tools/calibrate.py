@@ -11,10 +11,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmsnn.checkpoint import save_checkpoint
 from mmsnn.hooks import CalibrationHook, calibration_hook
+
+from _openmmlab import DDP_WITHOUT_GPU, start_without_gpu
 
 
 def main() -> None:
@@ -25,6 +29,8 @@ def main() -> None:
     parser.add_argument('--work-dir', help='where the log goes (default: work_dirs/<config name>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='override settings of the config, such as model.backbone.time_steps=16')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='pytorch under torchrun: the images are shared between processes, the result is the same')
     args = parser.parse_args()
 
     if args.out.exists() and args.out.is_dir():
@@ -35,13 +41,18 @@ def main() -> None:
         cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     cfg.load_from = args.checkpoint
+    cfg.launcher = args.launcher
+    if args.launcher == 'pytorch' and start_without_gpu():
+        cfg.merge_from_dict(DDP_WITHOUT_GPU)
     hook: CalibrationHook = calibration_hook(cfg)
 
     runner = Runner.from_cfg(cfg)
     checkpoint = runner.load_checkpoint(args.checkpoint)
-    hook.calibrate(runner.model, cfg, runner.logger)
-    save_checkpoint(runner.model, args.out, meta=checkpoint.get('meta', {}))
-    runner.logger.info(f'saved {args.out}')
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    hook.calibrate(model, cfg, runner.logger)
+    if is_main_process():
+        save_checkpoint(model, args.out, meta=checkpoint.get('meta', {}))
+        runner.logger.info(f'saved {args.out}')
 
 
 if __name__ == '__main__':
