@@ -2,11 +2,10 @@
 from collections.abc import Iterable
 
 import torch
-from mmengine import dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .distributed import number_of, owner, send
+from .distributed import number_of, owner, processes, send
 from .network import SpikingNetwork
 from .neurons import per_channel
 from .thresholds import positive
@@ -51,7 +50,7 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_
         number = number_of(batches, device)
         for step in tqdm(range(count), 'thresholds', unit='batch', disable=not progress):
             process, index = owner(step % number)
-            if step == 0 or process == dist.get_rank():
+            if step == 0 or process == processes()[0]:
                 snn.network(batches[index])  # the first time everywhere, which tells the number of channels
             send(thresholds.values(), process)
     finally:

@@ -6,37 +6,56 @@ Of B batches, numbered as one process would have them, process r of P holds thos
 from collections.abc import Iterable, Sequence
 
 import torch
-from mmengine import dist
-from torch import Tensor
+from torch import Tensor, distributed
+
+
+def processes() -> tuple[int, int]:
+    """Number of this process, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
 def own(items: Sequence) -> Sequence:
     """This process's share of a list that all processes know."""
-    return items[dist.get_rank()::dist.get_world_size()]
+    rank, world = processes()
+    return items[rank::world]
 
 
 def owner(index: int) -> tuple[int, int]:
     """The process that holds a batch, and its number there."""
-    processes = dist.get_world_size()
-    return index % processes, index // processes
+    _, world = processes()
+    return index % world, index // world
 
 
 def total(tensors: Iterable[Tensor]) -> None:
     """Add up tensors over all processes, in place."""
-    for tensor in tensors:
-        dist.all_reduce(tensor)
+    if processes()[1] > 1:
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
 
 
 def largest(tensor: Tensor) -> Tensor:
     """The largest value over all processes, in place."""
-    dist.all_reduce(tensor, op='max')
+    if processes()[1] > 1:
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
     return tensor
 
 
 def send(tensors: Iterable[Tensor], source: int) -> None:
     """Give every process what one of them has, in place."""
-    for tensor in tensors:
-        dist.broadcast(tensor, source)
+    if processes()[1] > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, source)
+
+
+def gather(value) -> list:
+    """The values of all processes."""
+    world = processes()[1]
+    values = [value] * world
+    if world > 1:
+        distributed.all_gather_object(values, value)
+    return values
 
 
 def agree(problem: Exception | None) -> None:
@@ -45,22 +64,15 @@ def agree(problem: Exception | None) -> None:
     Raises:
         ValueError: the first problem of any process.
     """
-    if dist.get_world_size() == 1:
-        if problem is not None:
-            raise problem
-        return
-    found = [text for text in dist.all_gather_object(None if problem is None else str(problem)) if text]
+    found = [text for text in gather(None if problem is None else str(problem)) if text]
+    if problem is not None:
+        raise problem
     if found:
-        raise ValueError(found[0]) from problem
+        raise ValueError(found[0])
 
 
-def gather(value) -> list:
-    """The values of all processes."""
-    return dist.all_gather_object(value) if dist.get_world_size() > 1 else [value]
-
-
-def number_of(items: list, device: torch.device) -> int:
+def number_of(items: Sequence, device: torch.device) -> int:
     """How many items all processes have together."""
     count = torch.tensor(len(items), device=device)
-    dist.all_reduce(count)
+    total([count])
     return int(count)

@@ -51,15 +51,15 @@ def plot_comparison(curves: Mapping[str, Sequence[tuple[float, float, float, flo
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    figure, (by_steps, by_cost) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    figure, (by_steps, by_cost) = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True, layout='constrained')
     for axis in (by_steps, by_cost):
-        axis.axhline(reference, color='black', linestyle='--', linewidth=1, label='ANN')
+        axis.axhline(reference, color='black', linestyle='--', linewidth=1, label='ANN' if axis is by_steps else None)
         axis.set_xscale('log', base=2)
         axis.grid(alpha=.3)
     for method, points in curves.items():
         steps, scores, deviations, operations = zip(*sorted(points))
-        by_steps.errorbar(steps, scores, deviations, marker='o', capsize=3, label=method)
-        by_cost.errorbar([value / 1e6 for value in operations], scores, deviations, marker='o', capsize=3)
+        for axis, positions, label in ((by_steps, steps, method), (by_cost, [x / 1e6 for x in operations], None)):
+            axis.errorbar(positions, scores, deviations, marker='o', capsize=3, label=label)
     ticks = sorted({point[0] for points in curves.values() for point in points})
     by_steps.set_xticks(ticks, map(str, ticks))
     by_steps.set(xlabel='time steps T', ylabel=ylabel)
@@ -67,8 +67,6 @@ def plot_comparison(curves: Mapping[str, Sequence[tuple[float, float, float, flo
     by_cost.set(xlabel='synaptic operations per image, millions')
     if macs is not None:
         by_cost.axvline(macs / 1e6, color='grey', linestyle=':', label='MACs of the ANN')
-        by_cost.legend()
-    by_steps.legend(fontsize='small')
-    figure.tight_layout()
+    figure.legend(loc='outside right upper', fontsize='small')
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -8,10 +8,9 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from mmengine import dist
 from torch import Tensor, fx
 
-from .distributed import agree
+from .distributed import agree, processes
 from .network import SpikingNetwork, neuron_name
 from .neurons import IFNeuron, per_channel
 from .simulate import Env, Plan, chunk_steps_for
@@ -164,7 +163,7 @@ def materialise(batches: Iterable[Tensor], device: torch.device) -> list[Tensor]
         collected = list(_checked(batches, device))
         if not collected:
             raise ValueError('no calibration batch was given: at least one image is needed'
-                             + (' in every process' if dist.get_world_size() > 1 else ''))
+                             + (' in every process' if processes()[1] > 1 else ''))
     except ValueError as error:
         problem = error
     agree(problem)

@@ -2,11 +2,10 @@
 import random
 
 import torch
-from mmengine import dist
 from torch import Tensor, nn
 
 from .corrections import Errors, Steps, measure
-from .distributed import number_of, owner, send
+from .distributed import number_of, owner, processes, send
 from .neurons import IFNeuron
 from .pipelines import Pipeline
 from .simulate import Plan
@@ -74,7 +73,7 @@ def descend(layer: Layer, values: list[Tensor], pipeline: Pipeline, steps: Steps
         for _ in range(pipeline.iterations):
             process, index = owner(draw.randrange(batches))
             optimizer.zero_grad()
-            if process == dist.get_rank():
+            if process == processes()[0]:
                 target, inputs = layer.activation(index), layer.mean_inputs(index)
                 with torch.enable_grad():
                     rate = neuron.rate(layer.plan.analog(inputs)[layer.current])
