@@ -19,11 +19,12 @@ __all__ = [
 
 # The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.
 if find_spec('mmengine'):
+    from .agreement import AgreementMetric
     from .backbone import SpikingBackbone
     from .cifar_resnet import CifarResNet
     from .classifier import AveragePooled, SpikingClassifier, TorchClassifier
     from .hooks import CalibrationHook
     from .metrics import SpikeMetric
 
-    __all__ += ['AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikeMetric', 'SpikingBackbone',
+    __all__ += ['AgreementMetric', 'AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikeMetric', 'SpikingBackbone',
                 'SpikingClassifier', 'TorchClassifier']

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .agreement import AgreementMetric
 from .distributed import own
 from .metrics import SpikeMetric
 from .registry import HOOKS
@@ -62,7 +63,7 @@ class CalibrationHook(Hook):
                                'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
         self.calibrate(model, runner.cfg, runner.logger)
         for metric in runner.test_loop.evaluator.metrics:
-            if isinstance(metric, SpikeMetric):
+            if isinstance(metric, (SpikeMetric, AgreementMetric)):
                 metric.watch(model)
 
     def calibrate(self, model: nn.Module, cfg: Config, logger: MMLogger) -> None:

@@ -5,6 +5,6 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmsnn', locations=['mmsnn.hooks'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmsnn', locations=['mmsnn.metrics'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmsnn', locations=['mmsnn.metrics', 'mmsnn.agreement'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmsnn',
                   locations=['mmsnn.backbone', 'mmsnn.classifier', 'mmsnn.cifar_resnet'])

@@ -2,6 +2,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -20,9 +21,10 @@ class SpikingWrapper(BaseModule):
         """Take over an ANN; ``options`` are those of :func:`mmsnn.convert`."""
         # The ANN is kept to load plain checkpoints, outside of _modules: it is no part of the spiking model's state.
         self._ann = (ann,)
+        self._ann_is_loaded = True
         ann.train(False)
         self._options = options
-        self.without_time = False
+        self.runs_as = 'snn'
         self.convert()
 
     @property
@@ -41,8 +43,18 @@ class SpikingWrapper(BaseModule):
         self.snn = convert(self.ann, **self._options).to(device)
 
     def simulate(self, x: Tensor):
-        """Simulate T steps, or with ``without_time`` set compute the ceiling: the ANN with quantised activations."""
-        return self.snn.quantised(x) if self.without_time else self.snn(x)
+        """Simulate T steps; with ``runs_as`` set to ``'quantised'`` compute the ceiling, with ``'ann'`` the ANN."""
+        runs = dict(snn=self.snn, quantised=self.snn.quantised, ann=self._run_ann)
+        return runs[self.runs_as](x)
+
+    @torch.no_grad()
+    def _run_ann(self, x: Tensor):
+        if self._ann_is_loaded:
+            return self.ann.to(x.device)(x)
+        if self.snn.settings['weights']:
+            raise RuntimeError(f"the checkpoint holds weights that {self.snn.settings['pipeline']!r} calibrated, not "
+                               'those of the ANN: test the checkpoint of the ANN to compare with it')
+        return self.snn.network(x)  # the ANN, with its batch normalisation folded
 
     @property
     def calibrated(self) -> bool:
@@ -54,7 +66,8 @@ class SpikingWrapper(BaseModule):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         keys = [key for key in state_dict if key.startswith(prefix)]
-        if keys and not any(key.startswith(prefix + 'snn.') for key in keys):
+        self._ann_is_loaded = not any(key.startswith(prefix + 'snn.') for key in keys)
+        if keys and self._ann_is_loaded:
             self._load_ann({key.removeprefix(prefix): state_dict.pop(key) for key in keys})
             # What follows finds the converted weights as if they had been in the checkpoint.
             state_dict.update({f'{prefix}snn.{key}': value for key, value in self.snn.state_dict().items()})

@@ -92,9 +92,9 @@ class Worker:
         with mmsnn.CostCounter(part.snn) as counter:
             metrics = dict(runner.test())
         if self.ceiling:
-            part.without_time = True
+            part.runs_as = 'quantised'
             metrics.update({f'{key} {CEILING}': value for key, value in runner.test().items()})
-            part.without_time = False
+            part.runs_as = 'snn'
         return dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
                     test_seconds=round(time.time() - calibrated, 2))
 
