@@ -58,7 +58,7 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
         batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN. Sizes may differ
             between batches. A gradient step of the weights calibration takes one batch. Where torch.distributed runs
             several processes, each gives its own share: see :mod:`mmsnn.distributed`.
-        pipeline: ``'signed'`` (bursts of spikes that can be taken back; initial potential, then bias), the paper's
+        pipeline: ``'signed'`` (bursts of spikes that can be taken back; initial potential), the paper's
             ``'none'`` (thresholds only, its Baseline), ``'light'`` (bias) and ``'advanced'`` (initial potential, then
             weights), or another of :data:`mmsnn.PIPELINES`.
         histograms: of the activations on these batches, from :func:`mmsnn.observe`, where they are at hand: they do

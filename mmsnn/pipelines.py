@@ -94,7 +94,7 @@ PIPELINES = {
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
-    'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel', bias=True),
+    'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
     # Robust normalisation: outliers are clipped [Rueckauer et al. 2017].
