@@ -6,7 +6,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.structures import DataSample
 
 import mmsnn
@@ -15,8 +15,13 @@ from mmsnn.agreement import ann_predictions
 from networks import randomise_norms
 
 
+@pytest.fixture(autouse=True)
+def scope():
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
 def classifier(time_steps):
-    init_default_scope('mmpretrain')
     torch.manual_seed(0)
     model = MODELS.build(Config(dict(model=dict(
         type='mmsnn.SpikingClassifier', time_steps=time_steps, classifier=dict(

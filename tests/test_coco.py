@@ -17,7 +17,7 @@ CONFIGS = sorted((ROOT / 'configs').glob('*/*_1x_snn-*_coco.py'))
 
 
 def test_there_is_a_config_for_each_detector_and_pipeline():
-    assert len(CONFIGS) == 6
+    assert len(CONFIGS) == 8
     for path in CONFIGS:
         cfg = Config.fromfile(path)
         assert cfg.custom_hooks[0].pipeline in path.name
