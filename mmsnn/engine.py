@@ -68,7 +68,7 @@ class State(NamedTuple):
     index: int = 0
 
 
-class Chunk(nn.Module):
+class Chunk:
     """K steps of a plan as one traced graph.
 
     Attributes:
@@ -80,7 +80,6 @@ class Chunk(nn.Module):
     """
 
     def __init__(self, plan: Plan, steps: int, dtype: torch.dtype, record: bool) -> None:
-        super().__init__()
         self.plan, self.steps, self.dtype = plan, steps, dtype
         varying = set(plan.varying)
         self.neurons = [node for node in plan.varying if is_neuron(node)]
@@ -246,15 +245,19 @@ class Engine:
         self.network, self.plan, self.dtype, self.compile = network, plan, dtype, compile
         self._chunks: dict[tuple[int, bool], tuple[Chunk, Callable]] = {}
         self._shapes: dict[tuple, dict[fx.Node, torch.Size]] = {}
-        self._made_for: list[tuple[int, ...]] = []
+        self._made_for: list[tuple] = []
+        self._held: list[Tensor] = []
         self._meta: fx.GraphModule | None = None
 
     def chunk(self, steps: int, record: bool) -> tuple[Chunk, Callable]:
         """The graph of K steps and how to run it; made anew when a weight or a neuron has changed."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
-        made_for = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
+        rules = [(self.plan.modules[node].rule, self.plan.modules[node].time_steps) for node in self.plan.varying
+                 if is_neuron(node)]
+        made_for = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors] + rules
         if made_for != self._made_for:
-            self._chunks, self._made_for = {}, made_for
+            # The tensors are held: a new one must not come to lie where an old one was.
+            self._chunks, self._made_for, self._held = {}, made_for, tensors
         if (steps, record) not in self._chunks:
             chunk = Chunk(self.plan, steps, self.dtype, record)
             module = chunk.graph_module.to(memory_format=torch.channels_last)
