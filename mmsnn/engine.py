@@ -312,7 +312,7 @@ class Engine:
         device = self.network_device(static)
         like = torch.empty(shapes[state.node], device=device, memory_format=_format(shapes[state.node]))
         if state.kind == 'potential':
-            return self.plan.modules[state.node].start(like).potential
+            return _channels_last(self.plan.modules[state.node].start(like).potential)
         return torch.zeros_like(like)
 
     @staticmethod

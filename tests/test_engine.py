@@ -112,6 +112,18 @@ def test_engine_notices_changed_weights_and_neurons():
     assert_same(fast(inputs()), plain(inputs()))  # they share their modules
 
 
+@pytest.mark.parametrize('calibration', [dict(pipeline='signed'), dict(pipeline='signed', potential='position')],
+                         ids=['per channel', 'per position'])
+def test_states_lie_in_memory_as_currents_do(calibration):
+    # Transposing them at every step costs more than the neurons themselves.
+    plain, _ = both(Residual, inputs(), calibration=calibration)
+    engine, values = eager(plain)._engine, plain.bind(inputs())
+    chunk, _ = engine.chunk(2, record=False)
+    states = [engine._start(state, engine.shapes(values), plain.plan.once(values)) for state in chunk.states]
+    maps = [state for state in states if state.ndim == 4]
+    assert maps and all(state.is_contiguous(memory_format=torch.channels_last) for state in maps)
+
+
 @pytest.mark.skipif(shutil.which('c++') is None and shutil.which('g++') is None, reason='needs a C++ compiler')
 @pytest.mark.parametrize('network', [Residual, Functional], ids=lambda n: n.__name__)
 def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(network):
