@@ -1,4 +1,5 @@
 """Many evaluations side by side: worker processes that leave each other the cores, and results that survive a kill."""
+import ctypes
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,17 @@ def save_json(value, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def keep_freed_memory() -> None:
+    """Tell the C library to keep freed memory, where it is glibc.
+
+    Otherwise every large temporary is returned to the system and mapped anew, and zeroed, at each time step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no allocation is a mapping of its own
+        mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+
+
 def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
     """Yield ``function(*job)`` for every job, in the order in which they finish.
 
@@ -27,10 +39,8 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
     workers = max(1, min(workers, len(jobs)))
     threads = max(1, CORES // workers)
     # For the workers. OpenMP reads its variable when torch is imported: waiting threads must not keep the cores busy.
-    # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same. Without the malloc
-    # settings the C library returns every large temporary to the system and maps it anew at each time step.
-    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore', MALLOC_MMAP_THRESHOLD_=str(2 ** 30),
-                      MALLOC_TRIM_THRESHOLD_=str(2 ** 33), MALLOC_TOP_PAD_=str(2 ** 26))
+    # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same.
+    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
     with ProcessPoolExecutor(workers, get_context('spawn'), _start_worker, (threads,)) as pool:
         futures = [pool.submit(function, *job) for job in jobs]
         try:
@@ -44,3 +54,4 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
 def _start_worker(threads: int) -> None:
     import torch
     torch.set_num_threads(threads)
+    keep_freed_memory()

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from _jobs import keep_freed_memory
+
 ROOT = Path(__file__).resolve().parent.parent
 DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
 CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
@@ -68,4 +70,5 @@ def run_script(name: str) -> None:
     script = Path(package.submodule_search_locations[0], '.mim', 'tools', f'{name}.py')
     if not script.is_file():
         sys.exit(f'{scope} carries no {script}; install it as a wheel, or run tools/{name}.py of its source directly')
+    keep_freed_memory()
     runpy.run_path(str(script), run_name='__main__')

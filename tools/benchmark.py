@@ -1,79 +1,279 @@
-"""Cost of simulation and calibration, as ratios within one run: ``python tools/benchmark.py [--json OUT]``.
+"""What simulation and calibration cost, in forward passes of the ANN: ``python tools/benchmark.py WHAT [options]``.
 
-The unit throughout is the ANN's own forward pass (eager, float32) of the same images on the same machine, times T:
-what T steps would cost if every step were a pass of the ANN.
+    simulation    time of T steps, plain and compiled, beside the loop that runs the whole network at every step and
+                  SpikingJelly's ann2snn (where it is installed: pip install spikingjelly)
+    memory        peak memory by T, each in a process of its own
+    calibration   time by depth, images and T; with --published also the algorithm that simulates the whole network
+                  once for every layer
+    shapes        a folder of images, each at its own size, compilation included
+
+The unit throughout is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in the same
+run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
+the repeats in brackets.
 """
 import argparse
-import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
+from torch import Tensor, nn
+from tqdm import tqdm
 
 import mmsnn
+from mmsnn.conversion import trace
+from mmsnn.network import SpikingNetwork
+from mmsnn.simulate import Plan, evaluate, is_neuron
+
+from _jobs import keep_freed_memory, save_json
+
+NETWORKS = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (18, 34, 50, 101)},
+            'mobilenet_v2': dict(type='MobileNetV2', out_indices=(7,))}
+FAST = {'plain': {}, 'compiled': dict(compile=True), 'bfloat16': dict(compile=True, dtype='bfloat16')}
 
 
-def seconds(run, repeats: int) -> float:
-    """Median time of a call, after one to warm up."""
-    run()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def measure(depth: int, size: tuple[int, int], time_steps: int, images: int, pipeline: str, repeats: int) -> dict:
-    """Time the ANN, the simulation and the calibration of one ResNet backbone."""
-    ann = MODELS.build(dict(type='ResNet', depth=depth))
+def build(name: str) -> nn.Module:
+    """A backbone of mmdet with random weights: time does not depend on them."""
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    register_all_modules()
+    torch.manual_seed(0)
+    ann = MODELS.build(dict(NETWORKS[name]))
     ann.eval()
-    batches = [torch.randn(1, 3, *size) for _ in range(images)]
-    with torch.no_grad():
-        ann_pass = seconds(lambda: ann(batches[0]), repeats)
-    snn = mmsnn.convert(ann, time_steps)
+    return ann.requires_grad_(False)
+
+
+def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> SpikingNetwork:
+    """Convert, with the neurons of a pipeline; a small image is enough for that."""
+    snn = mmsnn.convert(ann, time_steps, **options)
+    mmsnn.calibrate(snn, [torch.randn(1, 3, 64, 64)], pipeline, progress=False, weights=False, bias=False,
+                    potential=None)
+    return snn
+
+
+@torch.no_grad()
+def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
+    """Simulate as most frameworks do: at each step the whole network, stem included, operation by operation."""
+    modules = {node: snn.network.get_submodule(node.target) for node in snn.graph.nodes if node.op == 'call_module'}
+    outputs = snn.graph.output_node().all_input_nodes
+    state, sums = {}, {}
+    for step in range(snn.time_steps):
+        env = dict(snn.bind(x))
+        for node in snn.graph.nodes:
+            if node.op in ('placeholder', 'output'):
+                continue
+            if not is_neuron(node):
+                env[node] = evaluate(node, env, modules.get(node))
+                continue
+            current = env[node.args[0]]
+            if node not in state:
+                state[node] = modules[node].start(current)
+            env[node] = modules[node].fire(current.unsqueeze(0), state[node], step)[0]
+        for node in outputs:
+            sums[node] = sums[node] + env[node] if node in sums else env[node]
+    return [sums[node] / snn.time_steps for node in outputs]
+
+
+@torch.no_grad()
+def published_light(snn: SpikingNetwork, batches: list[Tensor]) -> None:
+    """The bias correction as published: for every layer, one simulation of the whole network per batch."""
+    for node in snn.neuron_nodes:
+        neuron, errors = snn.network.get_submodule(node.target), []
+        plan = Plan(snn.graph, [node, *snn.plan.targets])
+        for batch in batches:
+            values = snn.bind(batch)
+            rate = sum(chunk[node].sum(0) for chunk in plan.simulate(values, snn.time_steps, 1)) / snn.time_steps
+            errors.append((plan.analog(values)[node] - rate).movedim(1, 0).flatten(1).mean(1))
+        neuron.bias = neuron.bias + torch.stack(errors).mean(0)
+
+
+def spikingjelly(ann: nn.Module, time_steps: int) -> dict[str, Callable[[Tensor], object]]:
+    """SpikingJelly's conversion of the same ANN, in both of its step modes; nothing where it is not installed."""
+    try:
+        from spikingjelly.activation_based import ann2snn, functional
+    except ImportError:
+        return {}
+    recipe = ann2snn.RateCodingRecipe([torch.randn(1, 3, 64, 64)], mode='99.9%')
+    converted = ann2snn.FXConverter(recipe).convert(trace(ann)).eval()
+
+    def single(x: Tensor):
+        functional.reset_net(converted)
+        functional.set_step_mode(converted, 's')
+        for _ in range(time_steps):
+            out = converted(x)
+        return out
+
+    def multiple(x: Tensor):
+        functional.reset_net(converted)
+        functional.set_step_mode(converted, 'm')
+        return converted(x.expand(time_steps, *x.shape))
+
+    return {'SpikingJelly single-step': single, 'SpikingJelly multi-step': multiple}
+
+
+@torch.no_grad()
+def seconds(run: Callable[[], object]) -> float:
     started = time.perf_counter()
-    mmsnn.calibrate(snn, batches, pipeline)
-    calibration = time.perf_counter() - started
-    simulation = seconds(lambda: snn(batches[0]), 1)
-    layers = len(snn.neurons)
-    return dict(depth=depth, layers=layers, size=size, time_steps=time_steps, images=images, ann_seconds=ann_pass,
-                simulation_ratio=simulation / (time_steps * ann_pass), calibration_seconds=calibration,
-                calibration_ratio=calibration / (images * time_steps * ann_pass))
+    run()
+    return time.perf_counter() - started
+
+
+def ann_seconds(ann: nn.Module, x: Tensor, passes: int = 3) -> float:
+    return statistics.median(seconds(lambda: ann(x)) for _ in range(passes))
+
+
+def spread(values: list[float]) -> str:
+    return f'{statistics.median(values):.3f}' + (f' ({min(values):.2f}-{max(values):.2f})' if len(values) > 1 else '')
+
+
+def simulation(args: argparse.Namespace) -> list[dict]:
+    """Time candidates in turns, for every network, size and T."""
+    rows = []
+    for name in args.networks:
+        ann, x = build(name), torch.randn(1, 3, *args.size)
+        ann_seconds(ann, x)
+        for time_steps in args.time_steps:
+            candidates = {key: convert(ann, time_steps, args.pipeline, **FAST[key]) for key in FAST
+                          if key in args.candidates}
+            if 'naive' in args.candidates:
+                steps = convert(ann, time_steps, args.pipeline)
+                candidates['every step the whole network'] = lambda x, snn=steps: naive(snn, x)
+            if 'spikingjelly' in args.candidates:
+                candidates |= spikingjelly(ann, time_steps)
+            first = {key: seconds(lambda run=run: run(x)) for key, run in candidates.items()}  # compiles
+            ratios: dict[str, list[float]] = {key: [] for key in candidates}
+            for _ in tqdm(range(args.repeats), f'{name}, T = {time_steps}', unit='round'):
+                for key, run in candidates.items():
+                    unit = time_steps * ann_seconds(ann, x)
+                    ratios[key].append(seconds(lambda run=run: run(x)) / unit)
+            for key, values in ratios.items():
+                rows.append(dict(network=name, size=args.size, time_steps=time_steps, candidate=key,
+                                 ratio=spread(values), first_call_seconds=round(first[key], 1)))
+                show(rows[-1])
+    return rows
+
+
+def memory(args: argparse.Namespace) -> list[dict]:
+    """Peak memory of one pass, each measured in a fresh process."""
+    rows = []
+    for name in args.networks:
+        for key, time_steps in [('ANN', 1)] + [(key, t) for key in args.candidates if key in FAST
+                                               for t in args.time_steps]:
+            with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+                found = pool.submit(peak_memory, name, key, time_steps, args.size, args.pipeline, args.threads).result()
+            rows.append(dict(network=name, size=args.size, candidate=key, time_steps=time_steps, **found))
+            show(rows[-1])
+    return rows
+
+
+def peak_memory(name: str, candidate: str, time_steps: int, size: list[int], pipeline: str, threads: int) -> dict:
+    """MiB that a pass adds to the process, and the process's whole peak (Linux)."""
+    torch.set_num_threads(threads)
+    run = build(name)
+    if candidate != 'ANN':
+        run = convert(run, time_steps, pipeline, **FAST[candidate])
+        run(torch.randn(1, 3, 64, 64))  # what compiling takes is not the simulation's
+    x = torch.randn(1, 3, *size)
+    Path('/proc/self/clear_refs').write_text('5')  # the peak starts from here
+    before = status('VmRSS')
+    with torch.no_grad():
+        run(x)
+    return dict(pass_mib=round(status('VmHWM') - before), process_mib=round(status('VmHWM')))
+
+
+def status(field: str) -> float:
+    """A field of /proc/self/status in MiB."""
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def calibration(args: argparse.Namespace) -> list[dict]:
+    """Time calibration against images x T ANN passes."""
+    rows = []
+    for name in args.networks:
+        ann = build(name)
+        batches = [torch.randn(1, 3, *args.size) for _ in range(args.images)]
+        ann_seconds(ann, batches[0])
+        for time_steps in args.time_steps:
+            unit = ann_seconds(ann, batches[0])
+            snn = mmsnn.convert(ann, time_steps)
+            taken = seconds(lambda: mmsnn.calibrate(snn, batches, args.pipeline))
+            unit = args.images * time_steps * (unit + ann_seconds(ann, batches[0])) / 2
+            row = dict(network=name, layers=len(snn.neurons), size=args.size, images=args.images, time_steps=time_steps,
+                       pipeline=args.pipeline, ratio=round(taken / unit, 3), seconds=round(taken, 1))
+            if args.published:
+                plain = convert(ann, time_steps, 'light')
+                row['whole_network_per_layer'] = round(seconds(lambda: published_light(plain, batches)) / unit, 3)
+            rows.append(row)
+            show(row)
+    return rows
+
+
+def shapes(args: argparse.Namespace) -> list[dict]:
+    """Simulate every image of a folder at its own size; what compiling takes counts."""
+    import mmcv
+    files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
+    if not files:
+        sys.exit(f'no .jpg or .png file in {args.folder}')
+    images = [torch.from_numpy(mmcv.imread(str(file))).permute(2, 0, 1)[None].float() / 64 - 2 for file in files]
+    rows = []
+    for name in args.networks:
+        ann = build(name)
+        for time_steps in args.time_steps:
+            for key in (key for key in args.candidates if key in FAST):
+                snn = convert(ann, time_steps, args.pipeline, **FAST[key])
+                torch._dynamo.reset()
+                torch._dynamo.utils.counters.clear()
+                ann_seconds(ann, images[0])
+                unit = taken = 0.
+                for image in tqdm(images, f'{name}, {key}, T = {time_steps}', unit='image'):
+                    unit += time_steps * seconds(lambda image=image: ann(image))
+                    taken += seconds(lambda image=image: snn(image))
+                rows.append(dict(network=name, candidate=key, time_steps=time_steps, images=len(images),
+                                 sizes=len({image.shape for image in images}), ratio=round(taken / unit, 3),
+                                 seconds=round(taken, 1),
+                                 compilations=torch._dynamo.utils.counters['stats']['unique_graphs']))
+                show(rows[-1])
+    return rows
+
+
+def show(row: dict) -> None:
+    print('  '.join(f'{key} {"x".join(map(str, v)) if isinstance(v, (list, tuple)) else v}' for key, v in row.items()),
+          flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--depths', type=int, nargs='+', default=[18, 50, 101])
+    commands = dict(simulation=simulation, memory=memory, calibration=calibration, shapes=shapes)
+    parser.add_argument('what', choices=commands)
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'])
     parser.add_argument('--size', type=int, nargs=2, default=[224, 224], metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--time-steps', type=int, default=16)
-    parser.add_argument('--images', type=int, default=4)
-    parser.add_argument('--pipeline', default='light', choices=['none', 'light'])
-    parser.add_argument('--repeats', type=int, default=5)
-    parser.add_argument('--threads', type=int, help="torch's threads")
-    parser.add_argument('--json', type=Path)
+    parser.add_argument('--time-steps', type=int, nargs='+', default=[8])
+    parser.add_argument('--candidates', nargs='+', choices=[*FAST, 'naive', 'spikingjelly'],
+                        default=[*FAST, 'naive', 'spikingjelly'])
+    parser.add_argument('--pipeline', default='signed', choices=mmsnn.PIPELINES,
+                        help='whose neurons are simulated, or what is calibrated (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=4, help='calibration images')
+    parser.add_argument('--published', action='store_true', help='calibration: also a whole simulation per layer')
+    parser.add_argument('--folder', type=Path, help='shapes: where the images are')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--threads', type=int, default=1, help="torch's threads (default: %(default)s)")
+    parser.add_argument('--json', type=Path, help='file to write the rows to')
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    register_all_modules()
-    torch.manual_seed(0)
-    rows = []
-    print('network     layers  ANN pass  simulation / (T ANN passes)  calibration / (images x T ANN passes)',
-          flush=True)
-    for depth in args.depths:
-        row = measure(depth, tuple(args.size), args.time_steps, args.images, args.pipeline, args.repeats)
-        rows.append(row)
-        print(f'ResNet-{depth:<4} {row["layers"]:>6}  {row["ann_seconds"]:>6.3f} s  {row["simulation_ratio"]:>27.2f}  '
-              f'{row["calibration_ratio"]:>37.2f}', flush=True)
+    if args.what == 'shapes' and (args.folder is None or not args.folder.is_dir()):
+        parser.error('shapes needs --folder with images')
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    rows = commands[args.what](args)
     if args.json:
-        args.json.write_text(json.dumps(dict(rows=rows, threads=torch.get_num_threads(), torch=torch.__version__),
-                                        indent=1))
+        save_json(dict(rows=rows, arguments={key: str(value) for key, value in vars(args).items()},
+                       torch=torch.__version__, cpu=torch.backends.cpu.get_cpu_capability()), args.json)
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mmsnn.checkpoint import save_checkpoint
 from mmsnn.hooks import CalibrationHook, calibration_hook
 
+from _jobs import keep_freed_memory
 from _openmmlab import DDP_WITHOUT_GPU, start_without_gpu
 
 
@@ -42,6 +43,7 @@ def main() -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     cfg.load_from = args.checkpoint
     cfg.launcher = args.launcher
+    keep_freed_memory()
     if args.launcher == 'pytorch' and start_without_gpu():
         cfg.merge_from_dict(DDP_WITHOUT_GPU)
     hook: CalibrationHook = calibration_hook(cfg)

@@ -1,0 +1,67 @@
+"""What the benchmark compares with computes the same; its commands run."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+
+import mmsnn
+
+from networks import Residual, randomise_norms
+
+TOOLS = Path(__file__).parent.parent / 'tools'
+
+
+@pytest.fixture()
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import benchmark
+    return benchmark
+
+
+def converted(pipeline, x):
+    torch.manual_seed(0)
+    ann = randomise_norms(Residual()).eval()
+    ann.pool = torch.nn.AvgPool2d(2)  # max pooling of spikes is more than one operation a step
+    snn = mmsnn.convert(ann, 8)
+    mmsnn.calibrate(snn, [x], pipeline, progress=False)
+    return snn
+
+
+@pytest.mark.parametrize('pipeline', ['light', 'signed'])
+def test_simulating_the_whole_network_at_every_step_gives_the_same(benchmark, pipeline):
+    x = torch.randn(2, 3, 16, 16)
+    snn = converted(pipeline, x)
+    (output,) = benchmark.naive(snn, x)
+    torch.testing.assert_close(output, snn(x))
+
+
+def test_simulating_the_whole_network_for_every_layer_calibrates_the_same(benchmark):
+    x = torch.randn(2, 3, 16, 16)
+    published, expected = converted('none', x), converted('light', x)
+    benchmark.published_light(published, [x])
+    for name, neuron in expected.neurons.items():
+        torch.testing.assert_close(published.neurons[name].bias, neuron.bias)
+
+
+@pytest.mark.parametrize('arguments', [
+    ['simulation', '--candidates', 'plain', 'naive', 'spikingjelly', '--repeats', '1'],
+    ['memory', '--candidates', 'plain'],
+    ['calibration', '--images', '1', '--published', '--pipeline', 'light'],
+    ['shapes', '--candidates', 'plain'],
+], ids=lambda arguments: arguments[0])
+def test_commands_run(tmp_path, arguments):
+    out = tmp_path / 'rows.json'
+    if arguments[0] == 'shapes':
+        import mmcv
+        for size in (40, 48):
+            mmcv.imwrite(torch.randint(256, (size, 64, 3)).numpy().astype('uint8'), str(tmp_path / f'{size}.png'))
+        arguments = [*arguments, '--folder', str(tmp_path)]
+    subprocess.run([sys.executable, str(TOOLS / 'benchmark.py'), *arguments, '--networks', 'resnet18', '--size', '64',
+                    '64', '--time-steps', '2', '--json', str(out)], check=True, timeout=300)
+    rows = json.loads(out.read_text())['rows']
+    assert rows and all(row['network'] == 'resnet18' for row in rows)
