@@ -4,7 +4,10 @@ It computes what :meth:`mmsnn.simulate.Plan.simulate` does, in another arithmeti
 ``dtype``, membrane potentials and sums in float32.
 """
 import copy
+import logging
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -261,7 +264,7 @@ class Engine:
         if (steps, record) not in self._chunks:
             chunk = Chunk(self.plan, steps, self.dtype, record)
             module = chunk.graph_module.to(memory_format=torch.channels_last)
-            run = torch.compile(module, fullgraph=True, options=dict(freezing=True)) if self.compile else module
+            run = compiled(module, tensors[0].device) if self.compile else module
             self._chunks[steps, record] = chunk, run
         return self._chunks[steps, record]
 
@@ -318,6 +321,17 @@ class Engine:
     @staticmethod
     def network_device(static: Env) -> torch.device:
         return next(value.device for value in static.values() if isinstance(value, Tensor))
+
+
+def compiled(module: nn.Module, device: torch.device) -> Callable:
+    """The module as a compiled program; where the machine has no compiler, as it is, with a warning."""
+    compiler = os.environ.get('CXX', 'g++')  # torch's own choice
+    if device.type == 'cpu' and shutil.which(compiler) is None:
+        logging.getLogger(__name__).warning(
+            'compile=True needs a C++ compiler, and %r is not to be found: simulating without. Install g++, or set CXX',
+            compiler)
+        return module
+    return torch.compile(module, fullgraph=True, options=dict(freezing=True))
 
 
 def preferred_steps(values: Env) -> int:

@@ -147,3 +147,10 @@ def test_bfloat16_rounds_currents_not_membranes():
     torch.testing.assert_close(half(inputs()), plain(inputs()), rtol=.05, atol=.05)
     with pytest.raises(ValueError, match='dtype must be one of'):
         mmsnn.convert(Residual(), T, dtype='float16')
+
+
+def test_without_a_compiler_simulation_goes_on_and_says_so(monkeypatch, caplog):
+    plain, fast = both(Residual, inputs(), compile=True)
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    assert_same(fast(inputs()), plain(inputs()))
+    assert "'no-such-compiler' is not to be found" in caplog.text
