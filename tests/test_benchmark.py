@@ -53,6 +53,7 @@ def test_simulating_the_whole_network_for_every_layer_calibrates_the_same(benchm
     ['memory', '--candidates', 'plain'],
     ['calibration', '--images', '1', '--published', '--pipeline', 'light'],
     ['shapes', '--candidates', 'plain'],
+    ['events', '--repeats', '1'],
 ], ids=lambda arguments: arguments[0])
 def test_commands_run(tmp_path, arguments):
     out = tmp_path / 'rows.json'
@@ -64,4 +65,4 @@ def test_commands_run(tmp_path, arguments):
     subprocess.run([sys.executable, str(TOOLS / 'benchmark.py'), *arguments, '--networks', 'resnet18', '--size', '64',
                     '64', '--time-steps', '2', '--json', str(out)], check=True, timeout=300)
     rows = json.loads(out.read_text())['rows']
-    assert rows and all(row['network'] == 'resnet18' for row in rows)
+    assert rows and all(row.get('network', 'resnet18') == 'resnet18' for row in rows)

@@ -6,6 +6,7 @@
     calibration   time by depth, images and T; with --published also the algorithm that simulates the whole network
                   once for every layer
     shapes        a folder of images, each at its own size, compilation included
+    events        a 1 x 1 convolution of 256 channels as a sparse product over the spikes alone, by firing rate
 
 The unit throughout is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in the same
 run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
@@ -243,6 +244,27 @@ def shapes(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def events(args: argparse.Namespace) -> list[dict]:
+    """Time an event-driven convolution, with and without looking for the events, against the dense one."""
+    rows, channels = [], 256
+    conv = nn.Conv2d(channels, channels, 1, bias=False).to(memory_format=torch.channels_last).requires_grad_(False)
+    weight = conv.weight[:, :, 0, 0].t().contiguous()
+    for rate in (.01, .02, .05, .1, .2, .5):
+        spikes = (torch.rand(1, channels, *args.size) < rate).float().to(memory_format=torch.channels_last)
+        positions = spikes.permute(0, 2, 3, 1).reshape(-1, channels)
+        found = positions.to_sparse_csr()
+        torch.testing.assert_close(found @ weight, conv(spikes).permute(0, 2, 3, 1).reshape(-1, channels))
+        ratios: dict[str, list[float]] = dict(product=[], search_and_product=[])
+        for _ in range(args.repeats):
+            unit = ann_seconds(conv, spikes)
+            ratios['product'].append(seconds(lambda found=found: found @ weight) / unit)
+            ratios['search_and_product'].append(
+                seconds(lambda positions=positions: positions.to_sparse_csr() @ weight) / unit)
+        rows.append(dict(size=args.size, firing_rate=rate, **{key: spread(values) for key, values in ratios.items()}))
+        show(rows[-1])
+    return rows
+
+
 def show(row: dict) -> None:
     print('  '.join(f'{key} {"x".join(map(str, v)) if isinstance(v, (list, tuple)) else v}' for key, v in row.items()),
           flush=True)
@@ -250,7 +272,8 @@ def show(row: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = dict(simulation=simulation, memory=memory, calibration=calibration, shapes=shapes)
+    commands = dict(simulation=simulation, memory=memory, calibration=calibration, shapes=shapes,
+                    events=events)
     parser.add_argument('what', choices=commands)
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'])
     parser.add_argument('--size', type=int, nargs=2, default=[224, 224], metavar=('HEIGHT', 'WIDTH'))
