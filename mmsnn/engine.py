@@ -25,7 +25,7 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
 
     Args:
         current: of each step, folded into the batch, (K N, ...), or the same at every step, (N, ...).
-        potential, count: state before the first step, float32, (N, ...).
+        potential, count: state before the first step, (N, ...): float32, and any dtype that holds ``limit``.
         threshold: (1,) or (C,).
         bias: (1,) or (C,), or one for each of the K steps, (K, C).
         rule, limit: how the neurons fire, and the largest count.
@@ -38,14 +38,15 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
     threshold = per_channel(threshold, potential)
     varies = current.shape[0] != potential.shape[0] if steps > 1 else True
     folded = current.unflatten(0, (steps, -1)) if varies else None
+    counted = None if count is None else count.to(potential.dtype)
     spikes = []
     for step in range(steps):
         constant = per_channel(bias[step] if bias.ndim > 1 else bias, potential)
         potential = potential + (current if folded is None else folded[step]) + constant
-        if count is not None:
+        if counted is not None:
             fired = (potential / threshold).floor().clamp(rule.lowest, rule.max_spikes)
-            fired = (fired + count).clamp(0, limit) - count
-            count = count + fired
+            fired = (fired + counted).clamp(0, limit) - counted
+            counted = counted + fired
             spike = fired * threshold
         else:
             spike = torch.where(potential >= threshold, threshold, 0.)
@@ -54,7 +55,7 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
         else:
             potential = potential - spike
         spikes.append(spike.to(dtype))
-    return torch.cat(spikes), potential, count
+    return torch.cat(spikes), potential, None if count is None else counted.to(count.dtype)
 
 
 def count_spikes(spikes: Tensor, threshold: Tensor) -> Tensor:
@@ -316,6 +317,9 @@ class Engine:
         like = torch.empty(shapes[state.node], device=device, memory_format=_format(shapes[state.node]))
         if state.kind == 'potential':
             return _channels_last(self.plan.modules[state.node].start(like).potential)
+        if state.kind == 'count':
+            neuron = self.plan.modules[state.node]
+            return torch.zeros_like(like, dtype=narrowest(neuron.rule.max_rate * neuron.time_steps))
         return torch.zeros_like(like)
 
     @staticmethod
@@ -338,6 +342,11 @@ def preferred_steps(values: Env) -> int:
     """How many steps one chunk should have: membranes are read and written once a chunk, but caches are small."""
     example = next(value for value in values.values() if isinstance(value, Tensor))
     return 16 if example.is_cuda else 2
+
+
+def narrowest(limit: int) -> torch.dtype:
+    """The integers that take the least memory and hold counts up to ``limit``."""
+    return next(dtype for dtype in (torch.int8, torch.int16, torch.int32) if limit <= torch.iinfo(dtype).max)
 
 
 def _format(shape: torch.Size) -> torch.memory_format:

@@ -53,6 +53,7 @@ def test_simulating_the_whole_network_for_every_layer_calibrates_the_same(benchm
     ['memory', '--candidates', 'plain'],
     ['calibration', '--images', '1', '--published', '--pipeline', 'light'],
     ['shapes', '--candidates', 'plain'],
+    ['breakdown', '--candidates', 'plain'],
     ['events', '--repeats', '1'],
 ], ids=lambda arguments: arguments[0])
 def test_commands_run(tmp_path, arguments):

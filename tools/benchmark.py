@@ -6,6 +6,7 @@
     calibration   time by depth, images and T; with --published also the algorithm that simulates the whole network
                   once for every layer
     shapes        a folder of images, each at its own size, compilation included
+    breakdown     where the time of a simulation goes: convolutions, everything between them, the stem
     events        a 1 x 1 convolution of 256 channels as a sparse product over the spikes alone, by firing rate
 
 The unit throughout is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in the same
@@ -95,13 +96,17 @@ def published_light(snn: SpikingNetwork, batches: list[Tensor]) -> None:
 
 
 def spikingjelly(ann: nn.Module, time_steps: int) -> dict[str, Callable[[Tensor], object]]:
-    """SpikingJelly's conversion of the same ANN, in both of its step modes; nothing where it is not installed."""
+    """SpikingJelly's conversion of the same ANN, in both of its step modes, if it is installed and can convert it."""
     try:
         from spikingjelly.activation_based import ann2snn, functional
     except ImportError:
         return {}
     recipe = ann2snn.RateCodingRecipe([torch.randn(1, 3, 64, 64)], mode='99.9%')
-    converted = ann2snn.FXConverter(recipe).convert(trace(ann)).eval()
+    try:
+        converted = ann2snn.FXConverter(recipe).convert(trace(ann)).eval()
+    except ValueError as refused:
+        print(f'SpikingJelly: {refused}')
+        return {}
 
     def single(x: Tensor):
         functional.reset_net(converted)
@@ -244,6 +249,38 @@ def shapes(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def breakdown(args: argparse.Namespace) -> list[dict]:
+    """Share the time of one pass or simulation out among kinds of operations, in units of an ANN pass per step."""
+    rows = []
+    for name in args.networks:
+        ann, x = build(name), torch.randn(1, 3, *args.size)
+        unit = ann_seconds(ann, x)
+        for time_steps in args.time_steps:
+            for key in ('ANN', *(key for key in args.candidates if key in FAST)):
+                run = ann if key == 'ANN' else convert(ann, time_steps, args.pipeline, **FAST[key])
+                with torch.no_grad():
+                    run(x)
+                    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                        run(x)
+                steps, shares = 1 if key == 'ANN' else time_steps, dict(convolutions=0., between=0., calls=0.)
+                for event in profile.key_averages():
+                    shares[kind_of(event.key)] += event.self_cpu_time_total / 1e6 / unit / steps
+                rows.append(dict(network=name, size=args.size, candidate=key, time_steps=steps,
+                                 **{kind: round(share, 3) for kind, share in shares.items()}))
+                show(rows[-1])
+    return rows
+
+
+def kind_of(operation: str) -> str:
+    """What an operation that the profiler reports belongs to; ``calls`` is what wraps and finds operations."""
+    if operation in ('aten::mkldnn_convolution', 'aten::_slow_conv2d_forward', 'mkldnn::_convolution_pointwise',
+                     'aten::thnn_conv2d', 'aten::_conv_depthwise2d', 'aten::addmm', 'aten::mm'):
+        return 'convolutions'
+    if operation.startswith(('TorchDynamo', 'Torch-Compiled', 'aten::conv', 'aten::_conv', 'Pregraph')):
+        return 'calls'
+    return 'between'
+
+
 def events(args: argparse.Namespace) -> list[dict]:
     """Time an event-driven convolution, with and without looking for the events, against the dense one."""
     rows, channels = [], 256
@@ -273,7 +310,7 @@ def show(row: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = dict(simulation=simulation, memory=memory, calibration=calibration, shapes=shapes,
-                    events=events)
+                    breakdown=breakdown, events=events)
     parser.add_argument('what', choices=commands)
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'])
     parser.add_argument('--size', type=int, nargs=2, default=[224, 224], metavar=('HEIGHT', 'WIDTH'))
