@@ -50,6 +50,7 @@ class SpikeMetric(BaseMetric):
         self.layers: dict[str, dict[str, float]] = {}
         self._counters: dict[str, CostCounter] = {}
         self._handles: list = []
+        self._parts: list[SpikingWrapper] = []
         self._other_macs = 0
 
     def watch(self, model: nn.Module) -> None:
@@ -58,13 +59,15 @@ class SpikeMetric(BaseMetric):
             counter.__exit__()
         for handle in self._handles:
             handle.remove()
+        self._parts = list(spiking_parts(model).values())
         self._counters = {name: CostCounter(part.snn).__enter__() for name, part in spiking_parts(model).items()}
         spiking = {module for part in model.modules() if isinstance(part, SpikingWrapper) for module in part.modules()}
         self._handles = [module.register_forward_hook(self._count_other) for module in model.modules()
                          if module not in spiking and has_weights(module)]
 
     def _count_other(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        self._other_macs += connections(module, inputs[0], output)
+        if all(part.runs_as == 'snn' for part in self._parts):  # AgreementMetric lets the same model run as ANN too
+            self._other_macs += connections(module, inputs[0], output)
 
     def process(self, data_batch: dict, data_samples: list) -> None:
         """Store what the batch that was just predicted has cost.
