@@ -118,7 +118,7 @@ def plot_errors(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float | 
 def plot_layers(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str | Path, ylabel: str) -> None:
     """Draw one value per layer of neurons, such as firing rates [Fig. 6]: a panel per method, a line per curve."""
     plt = pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(max(6, 4.2 * len(panels)), 3.6), squeeze=False, sharey=True,
+    figure, axes = plt.subplots(1, len(panels), figsize=(max(9.5, 4.2 * len(panels)), 3.6), squeeze=False, sharey=True,
                                 layout='constrained')
     for axis, (method, curves) in zip(axes[0], panels.items()):
         for label, values in curves.items():
@@ -137,7 +137,7 @@ def plot_layers(panels: Mapping[str, Mapping[str, Sequence[float]]], path: str |
 def plot_thresholds(time_steps: Sequence[int], shares: Mapping[str, Sequence[float]], path: str | Path) -> None:
     """Draw the threshold of each layer, as a share of its largest activation, against T [Fig. 4]; colour is depth."""
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(7, 3.8), layout='constrained')
+    figure, axis = plt.subplots(figsize=(9.5, 4), layout='constrained')
     depth = plt.Normalize(1, max(len(shares), 2))
     for number, values in enumerate(shares.values(), 1):
         axis.plot(time_steps, values, color=plt.cm.viridis(depth(number)), marker='.', linewidth=1)
@@ -158,9 +158,9 @@ def plot_energy(bars: Mapping[str, Mapping[str, float]], path: str | Path) -> No
         path: image file to write.
     """
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(8, 1.2 + .32 * len(bars)), layout='constrained')
+    figure, axis = plt.subplots(figsize=(9.5, 1.2 + .32 * len(bars)), layout='constrained')
     left = [0.] * len(bars)
-    for kind in dict.fromkeys(kind for parts in bars.values() for kind in parts):
+    for kind in dict.fromkeys(kind for parts in bars.values() for kind, value in parts.items() if value):
         widths = [parts.get(kind, 0.) for parts in bars.values()]
         axis.barh(list(bars), widths, left=left, label=kind, height=.7)
         left = [start + width for start, width in zip(left, widths)]
