@@ -59,6 +59,7 @@ class SpikeMetric(BaseMetric):
             counter.__exit__()
         for handle in self._handles:
             handle.remove()
+        self._other_macs = 0  # of what ran between two tests
         self._parts = list(spiking_parts(model).values())
         self._counters = {name: CostCounter(part.snn).__enter__() for name, part in spiking_parts(model).items()}
         spiking = {module for part in model.modules() if isinstance(part, SpikingWrapper) for module in part.modules()}
