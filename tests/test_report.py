@@ -272,17 +272,20 @@ def test_page_needs_nothing_else(name, request):
 def test_page_opens_in_a_browser(name, width, request, tmp_path):
     value = request.getfixturevalue(name)
     page = (value[-1] if name == 'detector' else value) / 'index.html'
-    # A copy that reports, as its title, what is broken or sticks out; the page itself has no script.
-    probe = ('<script>onload = () => { const wide = document.documentElement.scrollWidth; '
-             'const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length; '
-             'document.title = `broken ${broken}, wider ${Math.max(0, wide - innerWidth)}`; }</script>')
-    copy = tmp_path / 'index.html'
-    copy.write_text(page.read_text() + probe)
-    for attempt in (page, copy):
+    # A copy that reports what is broken or sticks out; the page itself has no script. It stands in a frame, as windows
+    # of a phone's width are too small for the browser.
+    (tmp_path / 'copy.html').write_text(
+        page.read_text() + '<script>onload = () => { const wide = document.documentElement.scrollWidth - innerWidth; '
+        'const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length; '
+        'parent.postMessage(`width ${innerWidth}, broken ${broken}, wider ${Math.max(0, wide)}`, "*"); }</script>')
+    frame = tmp_path / 'frame.html'
+    frame.write_text('<script>onmessage = event => { document.title = event.data; }</script>'
+                     f'<iframe src="copy.html" style="border: 0; width: {width}px; height: 900px"></iframe>')
+    for attempt in (page, frame):
         result = subprocess.run(
             [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--v=0',
-             f'--user-data-dir={tmp_path}/profile', f'--window-size={width},900', '--virtual-time-budget=3000',
+             f'--user-data-dir={tmp_path}/profile', '--window-size=1300,950', '--virtual-time-budget=3000',
              '--dump-dom', attempt.as_uri()], text=True, capture_output=True, timeout=100)
         assert result.returncode == 0 and '</html>' in result.stdout
         assert not [line for line in result.stderr.splitlines() if 'CONSOLE' in line]
-    assert 'broken 0, wider 0' in result.stdout
+    assert f'width {width}, broken 0, wider 0' in result.stdout
