@@ -20,7 +20,7 @@ setup(
     install_requires=['torch', 'numpy', 'tqdm'],
     extras_require={
         'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain', 'timm'],
-        'demo': ['scikit-learn', 'matplotlib'],
-        'dev': ['pytest', 'ruff'],
+        'demo': ['scikit-learn', 'matplotlib', 'jinja2'],
+        'dev': ['pytest', 'ruff', 'tensorboard'],
     },
 )

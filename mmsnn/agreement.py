@@ -15,7 +15,9 @@ class AgreementMetric(BaseMetric):
     """Judges a spiking model by its own ANN, which predicts on the same images.
 
     A classifier's result is ``top1``, the share in % of images for which both name the same class. A detector's are
-    those of mmdet's CocoMetric (``bbox_mAP``, ...) with the ANN's detections as ground truth.
+    those of mmdet's CocoMetric (``bbox_mAP``, ...) with the ANN's detections as ground truth: 1 where both detect the
+    same, 0 where the spiking model finds nothing, and COCO's mark for undefined, -1, where the ANN finds nothing on
+    any image.
 
     :class:`mmsnn.CalibrationHook` tells it which model is tested. On the test set the ANN costs about one time step.
 
@@ -32,7 +34,6 @@ class AgreementMetric(BaseMetric):
             raise ValueError(f'score_threshold must be from 0 to 1, not {score_threshold}')
         self.score_threshold = score_threshold
         self._model: nn.Module | None = None
-        self._coco = None
 
     def watch(self, model: nn.Module) -> None:
         """Compare with the ANN in ``model`` from now on; :class:`mmsnn.CalibrationHook` calls this."""
@@ -56,23 +57,29 @@ class AgreementMetric(BaseMetric):
 
     def _compare_detections(self, samples: list[dict], references: list[dict]) -> None:
         from mmdet.evaluation import CocoMetric
-        if self._coco is None:
-            self._coco = CocoMetric(metric='bbox')
-            self._coco.dataset_meta = self.dataset_meta
+        coco = CocoMetric(metric='bbox')
         for sample, reference in zip(samples, references, strict=True):
             found = reference['pred_instances']
             kept = found['scores'] >= self.score_threshold
             objects = [dict(bbox=box, bbox_label=label) for box, label in zip(
                 found['bboxes'][kept].tolist(), found['labels'][kept].tolist())]
-            self._coco.process({}, [dict(sample, instances=objects)])
-        self.results += self._coco.results
-        self._coco.results = []
+            boxes = {key: sample['pred_instances'][key] for key in ('bboxes', 'scores', 'labels')}
+            coco.process({}, [dict(sample, pred_instances=boxes, instances=objects)])
+        self.results += coco.results
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Agreement over all images of all processes."""
-        if self._coco is None:
+        if not results or isinstance(results[0], bool):
             return OrderedDict(top1=100. * sum(results) / max(len(results), 1))
-        return self._coco.compute_metrics(results)
+        from mmdet.evaluation import CocoMetric
+        coco = CocoMetric(metric='bbox')  # a new one each time: it keeps the first ground truth that it has seen
+        coco.dataset_meta = self.dataset_meta
+        metrics = coco.compute_metrics(results)
+        if metrics:
+            return metrics
+        # Where nothing at all was detected CocoMetric has no result.
+        objects = any(reference['anns'] for reference, _ in results)
+        return OrderedDict((f'bbox_{item}', 0. if objects else -1.) for item in ('mAP', 'mAP_50', 'mAP_75'))
 
 
 def ann_predictions(model: nn.Module, data_batch: dict) -> list:

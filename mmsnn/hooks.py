@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .agreement import AgreementMetric
+from .calibration import CalibrationReport
 from .distributed import own
 from .metrics import SpikeMetric
 from .registry import HOOKS
@@ -29,6 +30,13 @@ class CalibrationHook(Hook):
 
     Nothing happens when the checkpoint already holds a calibrated network, provided it was calibrated with the same
     pipeline. Images come from the training data set, drawn at random with ``seed`` and prepared by the *test* pipeline.
+
+    The runner's visualizer (TensorBoard, for example) gets scalars of each layer of neurons, with the layer's number as
+    the step: ``calibration/<part>/threshold``, ``error_before`` and ``error_after``, and after a test with SpikeMetric
+    ``spike/firing_rate`` and ``spike/synaptic_operations``.
+
+    Attributes:
+        reports: what the last calibration did, for each spiking part of the model.
 
     Args:
         pipeline: a name in :data:`mmsnn.PIPELINES`; see :func:`mmsnn.calibrate`.
@@ -55,6 +63,7 @@ class CalibrationHook(Hook):
         self.seed = seed
         self.memory_gb = memory_gb
         self.options = options
+        self.reports: dict[str, CalibrationReport] = {}
 
     def before_test(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -65,6 +74,19 @@ class CalibrationHook(Hook):
         for metric in runner.test_loop.evaluator.metrics:
             if isinstance(metric, (SpikeMetric, AgreementMetric)):
                 metric.watch(model)
+        for name, report in self.reports.items():
+            for number, layer in enumerate(report):
+                scalars = dict(threshold=layer.threshold, error_before=layer.error_before,
+                               error_after=layer.error_after)
+                runner.visualizer.add_scalars({f'calibration/{name}/{key}': value for key, value in scalars.items()
+                                               if value is not None}, step=number)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        for metric in runner.test_loop.evaluator.metrics:
+            if isinstance(metric, SpikeMetric):
+                for number, layer in enumerate(metric.layers.values()):
+                    runner.visualizer.add_scalars(
+                        {f'{metric.prefix}/{key}': value for key, value in layer.items()}, step=number)
 
     def calibrate(self, model: nn.Module, cfg: Config, logger: MMLogger) -> None:
         """Calibrate every spiking part of ``model`` on images that ``cfg`` describes.
@@ -99,8 +121,8 @@ class CalibrationHook(Hook):
         for name, part in parts.items():
             logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
-            report = part.calibrate(batches, self.pipeline, **options)
-            logger.info(f'{name}, calibrated:\n{report}')
+            self.reports[name] = part.calibrate(batches, self.pipeline, **options)
+            logger.info(f'{name}, calibrated:\n{self.reports[name]}')
 
     def batches(self, model: nn.Module, cfg: Config) -> Iterator[Tensor]:
         """Yield this process's share of preprocessed image batches (N, 3, H, W), each at its own size.
@@ -141,6 +163,7 @@ class CalibrationHook(Hook):
 
 WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN
 HOOK_TYPES = ('mmsnn.CalibrationHook', CalibrationHook)  # how configs may spell it
+METRIC_TYPES = ('mmsnn.SpikeMetric', SpikeMetric, 'mmsnn.AgreementMetric', AgreementMetric)  # of spiking models only
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
@@ -176,7 +199,7 @@ def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
 
 
 def plain_config(cfg: Config) -> Config:
-    """The config of the ANN in a spiking model's config: without wrappers and calibration."""
+    """The ANN's config from a spiking model's: without wrappers, calibration, and metrics of spiking models only."""
     def unwrap(value):
         if isinstance(value, dict):
             inner = WRAPPED.get(value.get('type'))
@@ -186,6 +209,9 @@ def plain_config(cfg: Config) -> Config:
     plain = copy.deepcopy(cfg)
     plain.model = unwrap(cfg.model)
     plain.custom_hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook['type'] not in HOOK_TYPES]
+    if cfg.get('test_evaluator'):
+        metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+        plain.test_evaluator = [metric for metric in metrics if metric.get('type') not in METRIC_TYPES]
     return plain
 
 

@@ -30,6 +30,10 @@ class SpikeMetric(BaseMetric):
 
     Reading and writing memory is not counted.
 
+    Attributes:
+        layers: after an evaluation, for each layer of neurons its ``firing_rate`` (spikes per neuron and time step)
+            and ``synaptic_operations`` per image. :class:`mmsnn.CalibrationHook` hands them to the visualizer.
+
     Args:
         mac_energy: energy of a multiply-accumulate operation in pJ.
         addition_energy: energy of an addition in pJ.
@@ -43,8 +47,10 @@ class SpikeMetric(BaseMetric):
         super().__init__(**kwargs)
         self.mac_energy = mac_energy
         self.addition_energy = addition_energy
+        self.layers: dict[str, dict[str, float]] = {}
         self._counters: dict[str, CostCounter] = {}
         self._handles: list = []
+        self._parts: list[SpikingWrapper] = []
         self._other_macs = 0
 
     def watch(self, model: nn.Module) -> None:
@@ -53,13 +59,16 @@ class SpikeMetric(BaseMetric):
             counter.__exit__()
         for handle in self._handles:
             handle.remove()
+        self._other_macs = 0  # of what ran between two tests
+        self._parts = list(spiking_parts(model).values())
         self._counters = {name: CostCounter(part.snn).__enter__() for name, part in spiking_parts(model).items()}
         spiking = {module for part in model.modules() if isinstance(part, SpikingWrapper) for module in part.modules()}
         self._handles = [module.register_forward_hook(self._count_other) for module in model.modules()
                          if module not in spiking and has_weights(module)]
 
     def _count_other(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        self._other_macs += connections(module, inputs[0], output)
+        if all(part.runs_as == 'snn' for part in self._parts):  # AgreementMetric lets the same model run as ANN too
+            self._other_macs += connections(module, inputs[0], output)
 
     def process(self, data_batch: dict, data_samples: list) -> None:
         """Store what the batch that was just predicted has cost.
@@ -80,7 +89,7 @@ class SpikeMetric(BaseMetric):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Sum up over batches and processes; logs the firing rate of each layer."""
         totals = dict(images=0, spikes=0., neuron_steps=0., synaptic_operations=0., analog_macs=0, ann_macs=0)
-        rates: dict[str, list[float]] = {}
+        layers: dict[str, tuple[float, float]] = {}
         for part in results[0]['parts'] if results else ():
             costs = [result['parts'][part] for result in results]
             steps = costs[0]['time_steps']
@@ -93,12 +102,14 @@ class SpikeMetric(BaseMetric):
                 totals['spikes'] += spikes
                 totals['neuron_steps'] += neurons * steps
                 totals['synaptic_operations'] += operations
-                rates[layer] = [spikes / max(neurons * steps, 1), operations]
+                layers[layer] = spikes / max(neurons * steps, 1), operations
         images = max(totals['images'], 1)
         other = sum(result['other_macs'] for result in results) / images
         per_image = {key: totals[key] / images for key in ('synaptic_operations', 'analog_macs', 'ann_macs')}
-        lines = [f'{layer}: {rate:.4f} spikes per neuron and step, {operations / images:,.0f} synaptic operations'
-                 for layer, (rate, operations) in rates.items()]
+        self.layers = {layer: dict(firing_rate=rate, synaptic_operations=operations / images)
+                       for layer, (rate, operations) in layers.items()}
+        lines = [f'{layer}: {{firing_rate:.4f}} spikes per neuron and step, {{synaptic_operations:,.0f}} synaptic '
+                 'operations'.format(**values) for layer, values in self.layers.items()]
         MMLogger.get_current_instance().info('\n'.join(['firing rates:', *lines]))
         return dict(firing_rate=totals['spikes'] / max(totals['neuron_steps'], 1), **per_image, other_macs=other,
                     **self.energies(**per_image, other_macs=other),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .calibration import CalibrationReport, calibrate
 from .conversion import convert
+from .network import SpikingNetwork
 
 
 class SpikingWrapper(BaseModule):
@@ -39,8 +40,12 @@ class SpikingWrapper(BaseModule):
             **options: replace some of those given to :func:`mmsnn.convert` so far, such as ``time_steps``.
         """
         self._options.update(options)
+        self.snn = self.converted()
+
+    def converted(self) -> SpikingNetwork:
+        """A new conversion of the ANN, as ``self.snn`` was before its calibration."""
         device = next(self.snn.parameters()).device if hasattr(self, 'snn') else None
-        self.snn = convert(self.ann, **self._options).to(device)
+        return convert(self.ann, **self._options).to(device)
 
     def simulate(self, x: Tensor):
         """Simulate T steps; with ``runs_as`` set to ``'quantised'`` compute the ceiling, with ``'ann'`` the ANN."""

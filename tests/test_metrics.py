@@ -49,6 +49,13 @@ def test_costs_by_hand():
     assert result['spike/break_even_rate'] == pytest.approx(4.6 / .9 / 4)
     one_by_one = measured(model, images.split(1))
     assert one_by_one == result, 'a second metric counts anew, and batches add up'
+    metric = mmsnn.SpikeMetric()
+    metric.watch(model)
+    model(images)  # what runs between two tests belongs to neither
+    metric.watch(model)
+    model(images)
+    metric.process({}, [])
+    assert metric.evaluate(size=100) == result
     cheap = measured(model, [images], mac_energy=1., addition_energy=.5)
     assert cheap['spike/energy_ratio'] == pytest.approx((10 + 54 / 2) / 28)
 

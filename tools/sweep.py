@@ -10,135 +10,15 @@ row is what ``tools/test.py`` gives for the same settings; a seed chooses the ca
 ``rows.json`` in the work folder as they finish and are not run again after an interruption.
 """
 import argparse
-import ast
-import contextlib
 import csv
-import itertools
-import json
-import logging
-import os
-import re
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _jobs import CORES, run_jobs, save_json
-
-AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
-CEILING = '(ceiling)'
-METRICS = ('accuracy/top1', 'coco/bbox_mAP')  # which one the table shows, where a model has several
-
-
-class Worker:
-    """One process's copy of the model, with what the runs of one seed share."""
-
-    _instance: tuple | None = None  # what it was made for, and the worker
-
-    def __init__(self, config: str, checkpoint: str, options: dict, work_dir: str, ceiling: bool) -> None:
-        from mmengine.config import Config
-        self.ceiling = ceiling
-        self.config, self.checkpoint, self.options, self.work_dir = config, checkpoint, options, work_dir
-        self.cfg = Config.fromfile(config)
-        self.cfg.merge_from_dict(options)
-        self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
-        self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
-        self._shared: tuple | None = None
-        self._runner = None
-
-    @classmethod
-    def get(cls, *arguments) -> 'Worker':
-        if cls._instance is None or cls._instance[0] != arguments:
-            cls._instance = arguments, cls(*arguments)
-        return cls._instance[1]
-
-    def run(self, job: dict) -> dict:
-        logging.disable(logging.WARNING)
-        with open(os.devnull, 'w') as quiet, contextlib.redirect_stdout(quiet):
-            return self.ann() if job['pipeline'] == 'ann' else self.spiking(job)
-
-    def ann(self) -> dict:
-        from mmengine.runner import Runner
-
-        from mmsnn.hooks import plain_config
-        return dict(Runner.from_cfg(plain_config(self.cfg)).test())
-
-    def spiking(self, job: dict) -> dict:
-        from mmengine.runner import Runner
-
-        import mmsnn
-        from mmsnn.wrapper import spiking_parts
-        if self._runner is None:
-            self._runner = Runner.from_cfg(self.cfg)
-            self._runner.load_or_resume()
-        runner = self._runner
-        hook = next(hook for hook in runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
-        (part,) = spiking_parts(runner.model).values()
-        part.convert(time_steps=job['time_steps'])
-        hook.pipeline, hook.seed = parse_pipeline(job['pipeline'])[0], job['seed']
-        hook.num_images = job['num_images'] or hook.num_images
-        hook.options['progress'] = False  # rows tell how far the sweep is
-        started = time.time()
-        key = hook.num_images, hook.seed
-        if self._shared is None or self._shared[0] != key:
-            batches = list(hook.batches(runner.model, runner.cfg))
-            self._shared = key, batches, mmsnn.observe(part.snn, batches)
-        _, batches, histograms = self._shared
-        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms,
-                             **pipeline_options(job, hook.options))
-        calibrated = time.time()
-        with mmsnn.CostCounter(part.snn) as counter:
-            metrics = dict(runner.test())
-        if self.ceiling:
-            part.runs_as = 'quantised'
-            metrics.update({f'{key} {CEILING}': value for key, value in runner.test().items()})
-            part.runs_as = 'snn'
-        return dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
-                    test_seconds=round(time.time() - calibrated, 2))
-
-
-def pipeline_options(job: dict, configured: dict) -> dict:
-    """The choices of a job as options of ``mmsnn.calibrate``, beside those of the config's hook."""
-    from mmsnn import PIPELINES
-    name, chosen = parse_pipeline(job['pipeline'])
-    # The config says which kind of potential; that a pipeline calibrates one is the pipeline's own choice.
-    options = {} if PIPELINES[name].potential else dict(potential=None)
-    if job['threshold']:
-        rule, _, granularity = job['threshold'].partition('-')
-        options.update(threshold=rule, channel_wise=granularity != 'layer')
-    if job['shift']:
-        options.update(shift=None if job['shift'] == 'none' else job['shift'])
-    return {**configured, **options, **chosen}
-
-
-def parse_pipeline(text: str) -> tuple[str, dict]:
-    """Read ``NAME`` or ``NAME:option=value,...`` as a pipeline's name and options of :func:`mmsnn.calibrate`.
-
-    Raises:
-        ValueError: no such pipeline, option or value.
-    """
-    from mmsnn.pipelines import make_pipeline
-
-    def value(word: str):
-        try:
-            return ast.literal_eval(word)
-        except (ValueError, SyntaxError):
-            return None if word == 'none' else word
-
-    name, _, settings = text.partition(':')
-    options = {}
-    for setting in filter(None, re.split(r',(?=\w+=)', settings)):
-        key, _, word = setting.partition('=')
-        options[key] = value(word)
-    make_pipeline(name, **options)
-    return name, options
-
-
-def evaluate(worker: tuple, job: dict) -> dict:
-    """Run one job in a worker process and return its row."""
-    return dict(job, **Worker.get(*worker).run(job))
+from _jobs import CORES
+from _runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
 
 
 def label(job: dict, axes: list[str]) -> str:
@@ -242,37 +122,14 @@ def main() -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
     path = work_dir / 'rows.json'
     made_with = dict(config=args.config, checkpoint=args.checkpoint, options=args.cfg_options)
-    stored = dict(made_with, rows=[]) if args.restart or not path.is_file() else json.loads(path.read_text())
-    if {key: stored[key] for key in made_with} != made_with:
-        parser.error(f'{path} holds a sweep of another config, checkpoint or options: choose another --work-dir, or '
-                     '--restart to forget it')
-
     axes = args.pipelines, args.thresholds, args.shift, args.num_images, args.time_steps
-    ann = dict.fromkeys(AXES, None) | dict(pipeline='ann')
-    # Seeds outermost: what one seed's runs share is made once. The longest runs of a seed first.
-    jobs = [ann] + [dict(zip(AXES, (*settings, seed))) for seed in range(args.seeds)
-                    for settings in sorted(itertools.product(*axes), key=lambda s: (s[3] or 0, -s[4]))]
-    rows = {tuple(row[axis] for axis in AXES): row for row in stored['rows']}
-
-    def done(job: dict) -> bool:
-        row = rows.get(tuple(job.values()))
-        return row is not None and (not args.ceiling or row['pipeline'] == 'ann' or any(CEILING in key for key in row))
-
-    todo = [job for job in jobs if not done(job)]
-    print(f'{len(todo)} of {len(jobs)} runs to do, {max(1, min(args.workers, len(todo)))} at a time; {work_dir}',
-          flush=True)
-    started = time.time()
     worker = args.config, args.checkpoint, args.cfg_options, str(work_dir), args.ceiling
-    for count, row in enumerate(run_jobs(evaluate, [(worker, job) for job in todo], args.workers), 1):
-        rows[tuple(row[axis] for axis in AXES)] = row
-        save_json(dict(made_with, rows=list(rows.values())), path)
-        metric = args.metric or next((m for m in METRICS if m in row), list(row)[len(AXES)])
-        left = (time.time() - started) / count * (len(todo) - count)
-        print(f'[{count:3}/{len(todo)}] ' + ', '.join(f'{axis} {row[axis]}' for axis in AXES if row[axis] is not None)
-              + f': {metric} {row[metric]:.4f}   (about {left / 60:.0f} min left)', flush=True)
-
-    table_rows = [rows[tuple(job.values())] for job in jobs]
-    metric = args.metric or next((m for m in METRICS if m in table_rows[0]), list(table_rows[0])[len(AXES)])
+    try:
+        stored = stored_rows(path, made_with, args.restart)
+    except ValueError as error:
+        parser.error(f'{error}: choose another --work-dir, or --restart to forget it')
+    table_rows = complete(path, stored, jobs_of(axes, args.seeds), evaluate, worker, args.workers, args.metric)
+    metric = shown_metric(table_rows[0], args.metric)
     text, curves, score = summarise(table_rows, metric)
     (work_dir / 'table.md').write_text(text + '\n')
     with open(work_dir / 'rows.csv', 'w', newline='') as file:

@@ -1,0 +1,291 @@
+"""tools/report.py on a trained detector and a classifier: its numbers anew, its page without a network."""
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
+pytest.importorskip('jinja2')
+pytest.importorskip('matplotlib')
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+
+import mmsnn
+from mmsnn.hooks import plain_config
+from mmsnn.wrapper import spiking_parts
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_tools import CHECKPOINT, ROOT, config_file, digits, run_tool  # noqa: F401
+
+sys.path.insert(0, str(ROOT / 'tools'))
+
+from report import derive
+
+BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory, digits):  # noqa: F811
+    folder = tmp_path_factory.mktemp('detector')
+    arguments = [config_file(folder, digits, 'light', hook=dict(num_images=2)), CHECKPOINT, '--time-steps', 2, 4,
+                 '--pipelines', 'none', 'light', 'signed', '--test-images', 3, '--out', folder / 'report']
+    return arguments, run_tool('report', *arguments), folder / 'report'
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """Random weights and images of noise: a report is not about how good a network is."""
+    import cv2
+    import numpy as np
+    folder = tmp_path_factory.mktemp('classifier')
+    draw = np.random.default_rng(0)
+    for split in ('train', 'test'):
+        for label in ('cat', 'dog', 'frog'):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(4):
+                image = draw.integers(0, 255, (16, 16, 3), np.uint8)
+                cv2.imwrite(str(folder / split / label / f'{number}.png'), image)
+    config = folder / 'tiny.py'
+    loader = (f"dict(batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict("
+              f"type='CustomDataset', data_root='{folder}', data_prefix='%s', pipeline=[dict(type='LoadImageFromFile'),"
+              " dict(type='PackInputs')]))")
+    config.write_text(
+        "_base_ = 'mmpretrain::_base_/default_runtime.py'\n"
+        "custom_imports = dict(imports=['mmsnn'])\n"
+        "data_preprocessor = dict(num_classes=3, mean=[127.] * 3, std=[60.] * 3)\n"
+        "model = dict(type='mmsnn.SpikingClassifier', time_steps=4, classifier=dict(type='ImageClassifier', "
+        "backbone=dict(type='mmsnn.CifarResNet', depth=8, base_channels=4), neck=dict(type='GlobalAveragePooling'), "
+        "head=dict(type='LinearClsHead', num_classes=3, in_channels=16)))\n"
+        "custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='light', num_images=4, batch_size=2)]\n"
+        f"train_dataloader = {loader % 'train'}\ntest_dataloader = {loader % 'test'}\ntest_cfg = dict()\n"
+        "train_cfg = dict(by_epoch=True, max_epochs=1)\noptim_wrapper = dict(optimizer=dict(type='SGD', lr=.1))\n"
+        f"test_evaluator = dict(type='Accuracy', topk=(1,))\nwork_dir = '{folder}/work'\n")
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        cfg = Config.fromfile(config)
+        net = MODELS.build(dict(cfg.model.classifier, data_preprocessor=cfg.data_preprocessor))
+    torch.save(dict(state_dict=net.state_dict()), folder / 'ann.pth')
+    out = folder / 'report'
+    run_tool('report', config, folder / 'ann.pth', '--time-steps', 2, 4, '--pipelines', 'none', 'advanced',
+             '--seeds', 2, '--ceiling', '--out', out, '--cfg-options', 'custom_hooks.0.iterations=5',
+             'custom_hooks.0.learning_rate=0.01')
+    return out
+
+
+def row_of(report, pipeline, time_steps, seed=0):
+    (row,) = [row for row in report['rows'] if (row['pipeline'], row['time_steps']) == (pipeline, time_steps)
+              and row['seed'] in (seed, None)]
+    return row
+
+
+def measured(out, checkpoint, pipeline, time_steps):
+    """The config of a report, tested as ``tools/test.py`` does, in this process."""
+    cfg = Config.fromfile(out / 'config.py')
+    cfg.custom_hooks[0].update(pipeline=pipeline, progress=False)
+    (cfg.model if 'time_steps' in cfg.model else cfg.model.backbone).time_steps = time_steps
+    cfg.load_from = str(checkpoint)
+    runner = Runner.from_cfg(cfg)
+    return runner, runner.test()
+
+
+def test_numbers_of_a_detector(detector):
+    _, _, out = detector
+    report = json.loads((out / 'report.json').read_text())
+    row = row_of(report, 'light', 4)
+    runner, metrics = measured(out, CHECKPOINT, 'light', 4)
+    assert report['metric'] == 'coco/bbox_mAP' and metrics['coco/bbox_mAP'] > .2
+    for key in metrics:  # scores, agreement, rates, operations, energies
+        assert row[key] == pytest.approx(metrics[key], rel=1e-9), key
+    (part,) = spiking_parts(runner.model).values()
+    state = part.snn.state_dict()
+    for kind, name in dict(thresholds='threshold', bias='bias', potential='initial_potential').items():
+        assert row['memory'][kind] == sum(v.nbytes for k, v in state.items() if k.endswith(f'.{name}')
+                                          and '.neurons.' in k)
+    assert row['memory']['weights'] == 0
+    spike = runner.test_loop.evaluator.metrics[1]
+    hook = next(hook for hook in runner.hooks if hasattr(hook, 'reports'))
+    for layer, calibrated in zip(row['layers'], hook.reports['backbone'], strict=True):
+        assert layer['name'] == calibrated.name and layer['threshold'] == pytest.approx(calibrated.threshold)
+        assert layer['firing_rate'] == spike.layers[layer['name']]['firing_rate']
+    # The errors of the second layer by hand: the first one's spikes, and what the second makes of them.
+    errors = channel_errors_of(runner, part, hook, row['layers'][1]['name'])
+    found = row['layers'][1]['after']
+    assert found['count'] == len(errors)
+    assert found['median'] == pytest.approx(float(errors.quantile(.5)), rel=1e-4)
+    assert found['mean'] == pytest.approx(float(errors.mean()), rel=1e-4)
+
+    # Before calibration light is none; thresholds alone leave nothing to calibrate.
+    none = row_of(report, 'none', 4)
+    assert [layer['before'] for layer in row['layers']] == [layer['after'] for layer in none['layers']]
+    after, before = ([layer[state]['median'] for layer in row['layers']] for state in ('after', 'before'))
+    assert sum(after) < sum(before)
+
+
+def channel_errors_of(runner, part, hook, name):
+    """Relative errors of a layer's channels, from spikes that a wrapper of its ``fire`` adds up."""
+    neuron, sums = part.snn.neurons[name], {}
+    fire = neuron.fire
+
+    def record(*args, **kwargs):
+        out = fire(*args, **kwargs)
+        sums['rate'] = sums.get('rate', 0) + out.sum(0) / part.snn.time_steps
+        return out
+
+    squares = 0
+    ann = part.converted()
+    handle = ann.neurons[name].register_forward_hook(lambda _m, _i, out: sums.update(activation=out.clone()))
+    neuron.fire = record
+    for image in hook.batches(runner.model, runner.cfg):
+        sums.pop('rate', None)
+        part.snn(image)
+        ann.network(image)
+        squares = squares + torch.stack([value.double().square().sum((0, 2, 3)) for value in (
+            sums['activation'] - sums['rate'], sums['activation'])])
+    handle.remove()
+    del neuron.fire
+    return (squares[0] / squares[1])[squares[1] > 0]
+
+
+def test_predictions_of_a_detector(detector):
+    _, _, out = detector
+    report = json.loads((out / 'report.json').read_text())
+    cfg = plain_config(Config.fromfile(out / 'config.py'))
+    cfg.load_from = str(CHECKPOINT)
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    ann = report['rows'][0]
+    assert ann['coco/bbox_mAP'] == metrics['coco/bbox_mAP'] > .5
+    for shown, batch in zip(ann['predictions'], runner.test_dataloader, strict=True):  # 3 of 3 images
+        found = runner.model.test_step(batch)[0].pred_instances
+        found = found[found.scores >= .3]
+        assert shown['labels'] == found.labels.tolist() and len(shown['labels']) > 0
+        torch.testing.assert_close(torch.tensor(shown['bboxes']), found.bboxes)
+
+
+def test_only_the_annotations_of_tested_images_count(detector, digits):  # noqa: F811
+    _, _, out = detector
+    coco = json.loads((out / 'annotations.json').read_text())
+    assert [image['id'] for image in coco['images']] == [0, 1, 2]  # 3 of 4, evenly spaced
+    every = json.loads((digits / 'test.json').read_text())['annotations']
+    assert coco['annotations'] == [entry for entry in every if entry['image_id'] < 3]
+    assert Config.fromfile(out / 'config.py').test_dataloader.dataset.indices == [0, 1, 2]
+
+
+def test_finished_runs_are_not_repeated(detector):
+    arguments, first, out = detector
+    assert '7 of 7 runs' in first
+    stored = json.loads((out / 'rows.json').read_text())
+    lost = stored['rows'].pop()
+    (out / 'rows.json').write_text(json.dumps(stored))
+    assert '1 of 7 runs' in run_tool('report', *arguments)
+    again = row_of(json.loads((out / 'rows.json').read_text()), lost['pipeline'], lost['time_steps'])
+    assert again['layers'] == lost['layers'] and again['predictions'] == lost['predictions']
+    other = run_tool('report', *arguments, '--num-images', 3, check=False)
+    assert 'holds runs of another config, checkpoint or options' in other
+    other = run_tool('report', *arguments[:2], '--out', out.parent / 'other', '--test-images', 9, check=False)
+    assert '--test-images must be from 1 to 4' in other
+
+
+def test_numbers_of_a_classifier(classifier):
+    report = json.loads((classifier / 'report.json').read_text())
+    assert len(report['rows']) == 1 + 2 * 2 * 2
+    row = row_of(report, 'advanced', 4)
+    runner, metrics = measured(classifier, classifier.parent / 'ann.pth', 'advanced', 4)
+    for key in metrics:
+        assert row[key] == pytest.approx(metrics[key], rel=1e-9), key
+    assert 'accuracy/top1 (ceiling)' in row and 'layers' not in row_of(report, 'advanced', 4, seed=1)
+    changed = {name for name, value in runner.model.snn.network.named_parameters()
+               if not torch.equal(value, dict(runner.model.converted().network.named_parameters())[name])}
+    own = dict(runner.model.snn.network.named_parameters())
+    assert row['memory']['weights'] == sum(own[name].nbytes for name in changed) > 0
+    # The images shown: here with 8 of 12.
+    dataset = runner.test_dataloader.dataset
+    for shown in row['predictions']:
+        (batch,) = [dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+                    for data in [dataset[shown['index']]]]
+        (sample,) = runner.model.test_step(batch)
+        assert shown['labels'][0] == int(sample.pred_label) and shown['truth'] == sample.gt_label.tolist()
+        assert shown['scores'] == pytest.approx(sample.pred_score.sort(descending=True).values.tolist(), rel=1e-5)
+    assert [shown['index'] for shown in row['predictions']] == [0, 1, 3, 4, 6, 7, 9, 10]
+
+
+def test_indices_of_the_config_are_kept(classifier):
+    cfg = Config.fromfile(classifier.parent / 'tiny.py')
+    cfg.test_dataloader.dataset.indices = [1, 5, 7, 11]
+    assert derive(cfg, 3, 2, classifier.parent).test_dataloader.dataset.indices == [1, 7]
+    assert derive(cfg, 3, 2, classifier.parent).custom_hooks[0].num_images == 3
+    assert cfg.test_dataloader.dataset.indices == [1, 5, 7, 11] and cfg.custom_hooks[0].num_images == 4
+
+
+class References(html.parser.HTMLParser):
+    """Collects whatever a page may load or link to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.ids, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name in ('src', 'srcset', 'href', 'data', 'poster', 'action'):
+                self.found.append(value)
+            if name == 'id':
+                self.ids.append(value)
+
+
+@pytest.mark.parametrize('name', ['detector', 'classifier'])
+def test_page_needs_nothing_else(name, request):
+    value = request.getfixturevalue(name)
+    out = value[-1] if name == 'detector' else value
+    text = (out / 'index.html').read_text()
+    page = References(text)
+    outside = [reference for reference in page.found if not reference.startswith(('data:', '#'))]
+    assert outside == [] and '://' not in re.sub(r'data:[^"]*', '', text) and '@import' not in text
+    assert {reference[1:] for reference in page.found if reference.startswith('#')} <= set(page.ids)
+    assert 'script' not in page.tags and page.tags.count('img') >= 8
+    pictures = 3 * (1 + 2 * 3) if name == 'detector' else 8
+    figures = 6  # scores, errors at two T, rates, energy, thresholds: each light and dark
+    assert sum(reference.startswith('data:image/') for reference in page.found) == pictures + 2 * figures
+    assert {path.name for path in (out / 'figures').iterdir()} >= {
+        f'{stem}{theme}.png' for stem in ('scores', 'errors-2', 'errors-4', 'rates', 'energy', 'thresholds')
+        for theme in ('', '-dark')}
+    # What a reader sees is what report.json has.
+    report = json.loads((out / 'report.json').read_text())
+    score = report['rows'][0][report['metric']]
+    assert f'<b>{score:.{2 if name == "classifier" else 3}f}</b>' in text
+    assert report['command'].split()[1] == 'tools/report.py' and report['versions']['mmsnn'] == mmsnn.__version__
+
+
+@pytest.mark.skipif(BROWSER is None, reason='needs Chromium')
+@pytest.mark.parametrize('name', ['detector', 'classifier'])
+@pytest.mark.parametrize('width', [1200, 390])
+def test_page_opens_in_a_browser(name, width, request, tmp_path):
+    value = request.getfixturevalue(name)
+    page = (value[-1] if name == 'detector' else value) / 'index.html'
+    # A copy that reports what is broken or sticks out; the page itself has no script. It stands in a frame, as windows
+    # of a phone's width are too small for the browser.
+    (tmp_path / 'copy.html').write_text(
+        page.read_text() + '<script>onload = () => { const wide = document.documentElement.scrollWidth - innerWidth; '
+        'const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length; '
+        'parent.postMessage(`width ${innerWidth}, broken ${broken}, wider ${Math.max(0, wide)}`, "*"); }</script>')
+    frame = tmp_path / 'frame.html'
+    frame.write_text('<script>onmessage = event => { document.title = event.data; }</script>'
+                     f'<iframe src="copy.html" style="border: 0; width: {width}px; height: 900px"></iframe>')
+    for attempt in (page, frame):
+        result = subprocess.run(
+            [BROWSER, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr', '--v=0',
+             f'--user-data-dir={tmp_path}/profile', '--window-size=1300,950', '--virtual-time-budget=3000',
+             '--dump-dom', attempt.as_uri()], text=True, capture_output=True, timeout=100)
+        assert result.returncode == 0 and '</html>' in result.stdout
+        assert not [line for line in result.stderr.splitlines() if 'CONSOLE' in line]
+    assert f'width {width}, broken 0, wider 0' in result.stdout

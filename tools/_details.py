@@ -1,0 +1,125 @@
+"""What a report shows beyond a score: errors, rates and memory by layer, and predictions on some images."""
+import json
+from pathlib import Path
+
+import torch
+
+from _runs import Worker, parse_pipeline, pipeline_options
+
+ERROR_IMAGES = 32  # calibration images that errors are measured on, at most
+SCORE = .3  # detections with at least this score are shown
+TOP = 3  # classes shown of a classifier
+SHOWN = dict(mmdet=3, mmpretrain=8)  # test images, evenly spaced over the test set
+
+
+class Inspector(Worker):
+    """A worker whose rows also hold what the report draws, for the first seed: plain numbers."""
+
+    _errors: dict[str, dict] = {}
+
+    def details(self, runner, job: dict | None) -> dict:
+        if job is None:
+            names = list(runner.test_dataloader.dataset.metainfo['classes'])
+            return dict(predictions=self.predictions(runner), classes=names, **self.thresholds())
+        return dict(predictions=self.predictions(runner), **self.layers(job)) if job['seed'] == 0 else {}
+
+    def thresholds(self) -> dict:
+        """Thresholds of the ANN's layers against T, by the rule of the config's pipeline where it needs no spikes."""
+        from mmsnn.analysis import threshold_shares
+        from mmsnn.pipelines import make_pipeline
+        _, hook, _ = self.spiking_runner()
+        options = {key: value for key, value in hook.options.items() if key != 'progress'}
+        pipeline = make_pipeline(hook.pipeline, **options)
+        if pipeline.threshold in ('current', 'balanced'):
+            return {}
+        _, histograms = self.calibration_data()
+        steps = [2 ** power for power in range(9)]
+        return dict(threshold_shares=threshold_shares(histograms, pipeline, steps), threshold_steps=steps,
+                    threshold_rule=dict(pipeline=hook.pipeline, threshold=pipeline.threshold,
+                                        max_rate=pipeline.max_rate))
+
+    def layers(self, job: dict) -> dict:
+        """Errors before and after calibration, thresholds, firing rates and memory of the network just tested."""
+        from mmsnn.analysis import box, parameter_bytes
+        from mmsnn.metrics import SpikeMetric
+        runner, hook, part = self.spiking_runner()
+        batches, histograms = self.calibration_data()
+        images, chosen = 0, []
+        for batch in batches:
+            if images < ERROR_IMAGES:
+                chosen.append(batch[:ERROR_IMAGES - images])
+                images += len(chosen[-1])
+        ann = part.converted().network
+        before = self.errors(self.uncalibrated(job), ann, chosen, reuse=True)
+        after = self.errors(part.snn, ann, chosen)
+        metric = next(m for m in runner.test_loop.evaluator.metrics if isinstance(m, SpikeMetric))
+        layers = [dict(name=name, threshold=float(neuron.threshold.mean()), **metric.layers[name],
+                       before=box(before[name]), after=box(after[name])) for name, neuron in part.snn.neurons.items()]
+        return dict(layers=layers, error_images=images, memory=parameter_bytes(part.snn, ann),
+                    settings=part.snn.settings)
+
+    def uncalibrated(self, job: dict):
+        """The job's network with its thresholds and neurons, but nothing calibrated."""
+        import mmsnn
+        _, hook, part = self.spiking_runner()
+        batches, histograms = self.calibration_data()
+        snn = part.converted()
+        options = {**pipeline_options(job, hook.options), **dict(bias=False, potential=None, weights=False)}
+        mmsnn.calibrate(snn, batches, parse_pipeline(job['pipeline'])[0], histograms=histograms, **options)
+        return snn
+
+    def errors(self, snn, ann, batches: list, reuse: bool = False) -> dict:
+        """Errors by channel; ``reuse`` those of another pipeline that starts from the same network."""
+        from mmsnn.analysis import channel_errors
+        settings = {key: value for key, value in snn.settings.items() if key != 'pipeline'}
+        key = json.dumps(settings, sort_keys=True)
+        if reuse and key in self._errors:
+            return self._errors[key]
+        found = channel_errors(snn, ann, batches)
+        if reuse:
+            self._errors = {key: found}
+        return found
+
+    def predictions(self, runner) -> list[dict]:
+        """What the model predicts for the images shown, and the pictures themselves, written once."""
+        from mmengine.dataset import pseudo_collate
+        dataset = runner.test_dataloader.dataset
+        count = min(SHOWN[runner.cfg.default_scope], len(dataset))
+        found = []
+        for number, index in enumerate(number * len(dataset) // count for number in range(count)):
+            data = pseudo_collate([dataset[index]])
+            picture = Path(self.work_dir, 'images', f'{number}.png')
+            if not picture.is_file():
+                write_picture(data, picture)
+            with torch.no_grad():
+                (sample,) = runner.model.test_step(data)
+            found.append(dict(index=index, **(
+                detections(sample) if 'pred_instances' in sample else classes(sample))))
+        return found
+
+
+def detections(sample) -> dict:
+    """Boxes (left, top, right, bottom; pixels), classes and scores of a detector's prediction."""
+    kept = sample.pred_instances[sample.pred_instances.scores >= SCORE]
+    return {key: kept[key].tolist() for key in ('bboxes', 'labels', 'scores')}
+
+
+def classes(sample) -> dict:
+    """The most probable classes, and the true one where the data set has it."""
+    scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
+    truth = sample.gt_label.tolist() if 'gt_label' in sample else []
+    return dict(scores=scores.tolist(), labels=labels.tolist(), truth=truth)
+
+
+def write_picture(data: dict, path: Path) -> None:
+    """Write the image of a sample as the data set has it, or, where it has no file of its own, as the model gets it."""
+    import mmcv
+    source = data['data_samples'][0].get('img_path')
+    image = mmcv.imread(source) if source else data['inputs'][0].permute(1, 2, 0).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mmcv.imwrite(image, str(path))
+
+
+def inspect(worker: tuple, job: dict) -> dict:
+    """Run one job in a worker process and return its row."""
+    return dict(job, **Inspector.get(*worker).run(job))

@@ -1,0 +1,216 @@
+"""Runs of one model side by side, methods x time steps x seeds, resumable: what tools/sweep.py and report.py share."""
+import ast
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from _jobs import run_jobs, save_json
+
+AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
+CEILING = '(ceiling)'
+METRICS = ('accuracy/top1', 'coco/bbox_mAP')  # which one the table shows, where a model has several
+
+
+class Worker:
+    """One process's copy of the model, with what the runs of one seed share."""
+
+    _instance: tuple | None = None  # what it was made for, and the worker
+
+    def __init__(self, config: str, checkpoint: str, options: dict, work_dir: str, ceiling: bool) -> None:
+        from mmengine.config import Config
+        self.ceiling = ceiling
+        self.config, self.checkpoint, self.options, self.work_dir = config, checkpoint, options, work_dir
+        self.cfg = Config.fromfile(config)
+        self.cfg.merge_from_dict(options)
+        self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
+        self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+        self._shared: tuple | None = None
+        self._runner = None
+
+    @classmethod
+    def get(cls, *arguments) -> 'Worker':
+        if cls._instance is None or cls._instance[0] != arguments:
+            cls._instance = arguments, cls(*arguments)
+        return cls._instance[1]
+
+    def run(self, job: dict) -> dict:
+        logging.disable(logging.WARNING)
+        with open(os.devnull, 'w') as quiet, contextlib.redirect_stdout(quiet):
+            return self.ann() if job['pipeline'] == 'ann' else self.spiking(job)
+
+    def ann(self) -> dict:
+        from mmengine.runner import Runner
+
+        from mmsnn.hooks import plain_config
+        runner = Runner.from_cfg(plain_config(self.cfg))
+        return dict(test(runner), **self.details(runner, None))
+
+    def spiking(self, job: dict) -> dict:
+        import mmsnn
+        runner, hook, part = self.spiking_runner()
+        part.convert(time_steps=job['time_steps'])
+        hook.pipeline, hook.seed = parse_pipeline(job['pipeline'])[0], job['seed']
+        hook.num_images = job['num_images'] or hook.num_images
+        started = time.time()
+        batches, histograms = self.calibration_data()
+        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms,
+                             **pipeline_options(job, hook.options))
+        calibrated = time.time()
+        with mmsnn.CostCounter(part.snn) as counter:
+            metrics = test(runner)
+        tested = time.time()
+        row = dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
+                   test_seconds=round(tested - calibrated, 2), **self.details(runner, job))
+        if self.ceiling:
+            part.runs_as = 'quantised'
+            row.update({f'{key} {CEILING}': value for key, value in test(runner).items()})
+            part.runs_as = 'snn'
+        return row
+
+    def spiking_runner(self) -> tuple:
+        """The runner of the spiking model, its CalibrationHook and its spiking part; made once."""
+        from mmengine.runner import Runner
+
+        import mmsnn
+        from mmsnn.wrapper import spiking_parts
+        if self._runner is None:
+            self._runner = Runner.from_cfg(self.cfg)
+            self._runner.load_or_resume()
+        hook = next(hook for hook in self._runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
+        hook.options['progress'] = False  # rows tell how far the sweep is
+        (part,) = spiking_parts(self._runner.model).values()
+        return self._runner, hook, part
+
+    def calibration_data(self) -> tuple:
+        """The hook's batches, and histograms of the ANN's activations on them; made once for an amount and a seed."""
+        import mmsnn
+        runner, hook, part = self.spiking_runner()
+        key = hook.num_images, hook.seed
+        if self._shared is None or self._shared[0] != key:
+            batches = list(hook.batches(runner.model, runner.cfg))
+            self._shared = key, (batches, mmsnn.observe(part.snn, batches))
+        return self._shared[1]
+
+    def details(self, runner, job: dict | None) -> dict:
+        """What else a row shall hold of the model just tested, which is the ANN where there is no job."""
+        return {}
+
+
+def test(runner) -> dict:
+    """Test a runner's model; where nothing at all was detected CocoMetric has no result, here it is a mAP of zero."""
+    metrics = dict(runner.test())
+    for metric in runner.test_loop.evaluator.metrics:
+        if type(metric).__name__ == 'CocoMetric' and not any(key.startswith(f'{metric.prefix}/') for key in metrics):
+            metrics[f'{metric.prefix}/bbox_mAP'] = 0.
+    return metrics
+
+
+def pipeline_options(job: dict, configured: dict) -> dict:
+    """The choices of a job as options of ``mmsnn.calibrate``, beside those of the config's hook."""
+    from mmsnn import PIPELINES
+    name, chosen = parse_pipeline(job['pipeline'])
+    # The config says which kind of potential; that a pipeline calibrates one is the pipeline's own choice.
+    options = {} if PIPELINES[name].potential else dict(potential=None)
+    if job['threshold']:
+        rule, _, granularity = job['threshold'].partition('-')
+        options.update(threshold=rule, channel_wise=granularity != 'layer')
+    if job['shift']:
+        options.update(shift=None if job['shift'] == 'none' else job['shift'])
+    return {**configured, **options, **chosen}
+
+
+def parse_pipeline(text: str) -> tuple[str, dict]:
+    """Read ``NAME`` or ``NAME:option=value,...`` as a pipeline's name and options of :func:`mmsnn.calibrate`.
+
+    Raises:
+        ValueError: no such pipeline, option or value.
+    """
+    from mmsnn.pipelines import make_pipeline
+
+    def value(word: str):
+        try:
+            return ast.literal_eval(word)
+        except (ValueError, SyntaxError):
+            return None if word == 'none' else word
+
+    name, _, settings = text.partition(':')
+    options = {}
+    for setting in filter(None, re.split(r',(?=\w+=)', settings)):
+        key, _, word = setting.partition('=')
+        options[key] = value(word)
+    make_pipeline(name, **options)
+    return name, options
+
+
+def evaluate(worker: tuple, job: dict) -> dict:
+    """Run one job in a worker process and return its row."""
+    return dict(job, **Worker.get(*worker).run(job))
+
+
+def jobs_of(axes: tuple, seeds: int) -> list[dict]:
+    """The ANN, and every combination of pipelines, thresholds, shifts, numbers of images and time steps, by seed."""
+    # Seeds outermost: what one seed's runs share is made once. The longest runs of a seed first.
+    return [dict.fromkeys(AXES, None) | dict(pipeline='ann')] + [
+        dict(zip(AXES, (*settings, seed))) for seed in range(seeds)
+        for settings in sorted(itertools.product(*axes), key=lambda s: (s[3] or 0, -s[4]))]
+
+
+def stored_rows(path: Path, made_with: dict, restart: bool = False) -> dict:
+    """What a file holds of earlier runs: ``made_with`` and ``rows``.
+
+    Raises:
+        ValueError: the file was made with something else.
+    """
+    stored = dict(made_with, rows=[]) if restart or not path.is_file() else json.loads(path.read_text())
+    if {key: stored.get(key) for key in made_with} != made_with:
+        raise ValueError(f'{path} holds runs of another config, checkpoint or options')
+    return stored
+
+
+def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, worker: tuple, workers: int,
+             metric: str | None = None) -> list[dict]:
+    """Run the jobs whose rows are not stored yet, and keep a file up to date while they finish.
+
+    Args:
+        path: the json file; rows of other jobs in it are kept.
+        stored: from :func:`stored_rows`.
+        jobs: settings on the AXES.
+        function: :func:`evaluate`, or another that is importable by name and takes a worker and a job.
+        worker: arguments of :class:`Worker`.
+        workers: runs at the same time.
+        metric: what to print of each row.
+
+    Returns:
+        The rows, in the order of the jobs.
+    """
+    rows = {tuple(row[axis] for axis in AXES): row for row in stored['rows']}
+    ceiling = worker[-1]
+
+    def done(job: dict) -> bool:
+        row = rows.get(tuple(job.values()))
+        return row is not None and (not ceiling or row['pipeline'] == 'ann' or any(CEILING in key for key in row))
+
+    todo = [job for job in jobs if not done(job)]
+    print(f'{len(todo)} of {len(jobs)} runs to do, {max(1, min(workers, len(todo)))} at a time; {path.parent}',
+          flush=True)
+    bar = tqdm(run_jobs(function, [(worker, job) for job in todo], workers), 'runs', len(todo), unit='run')
+    for row in bar:
+        rows[tuple(row[axis] for axis in AXES)] = row
+        save_json(dict(stored, rows=list(rows.values())), path)
+        shown = shown_metric(row, metric)
+        bar.write(', '.join(f'{axis} {row[axis]}' for axis in AXES if row[axis] is not None)
+                  + f': {shown} {row[shown]:.4f}')
+    return [rows[tuple(job.values())] for job in jobs]
+
+
+def shown_metric(row: dict, wanted: str | None = None) -> str:
+    """The metric that tables and figures show."""
+    return wanted or next((metric for metric in METRICS if metric in row), list(row)[len(AXES)])
