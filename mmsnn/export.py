@@ -1,9 +1,10 @@
 """Write a calibrated network to files that other software runs: NIR and ONNX."""
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .checkpoint import new_file
 from .engine import Chunk
@@ -85,13 +86,29 @@ class Simulation(nn.Module):
                               "other spikes: convert with dtype='float32'")
         if not snn.plan.varying:
             raise ExportError('no output lies behind a neuron: there is nothing to simulate, export the ANN itself')
-        self.snn = snn
+        # Tracing a loop fails where a gradient would be wanted, which mmsnn.SpikingClassifier asks of one parameter.
+        self.snn = snn = copy.deepcopy(snn).requires_grad_(False)
         self.plan: Plan = snn.plan
         self.chunk = Chunk(self.plan, 1, torch.float32, record=False, in_place=False)
-        self.step = self.chunk.graph_module
         self.shapes = snn._compiled().shapes(snn.bind(example))
+        self.step = self.chunk.graph_module
+        self._fix_shapes()
         self.shift = snn.settings['shift']
         self.eval()
+
+    def _fix_shapes(self) -> None:
+        """Write numbers where the step reshapes to sizes that it reads: the loop cannot hand a batch size to its body."""
+        graph = self.step.graph
+        copies = {node.name: node for node in graph.nodes}
+        for node in self.plan.varying:
+            sizes = node.args[1:] if node.target in ('view', 'reshape', torch.reshape) else ()
+            if any(isinstance(size, fx.Node) for size in torch.utils._pytree.tree_leaves(sizes)):
+                copy = copies[node.name]
+                copy.target = torch.reshape
+                copy.op = 'call_function'
+                copy.args = (copy.args[0], (-1, *self.shapes[node][1:]))
+        graph.eliminate_dead_code()
+        self.step.recompile()
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         from torch._higher_order_ops.scan import scan
