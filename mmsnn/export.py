@@ -97,7 +97,7 @@ class Simulation(nn.Module):
         self.eval()
 
     def _fix_shapes(self) -> None:
-        """Write numbers where the step reshapes to sizes that it reads: the loop cannot hand a batch size to its body."""
+        """Write numbers where the step reshapes to sizes that it reads: a loop cannot hand a batch size to its body."""
         graph = self.step.graph
         copies = {node.name: node for node in graph.nodes}
         for node in self.plan.varying:

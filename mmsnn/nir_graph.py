@@ -121,7 +121,7 @@ class _Builder:
     def _call_site(self, node: fx.Node, module: nn.Module | None) -> str:
         if module is None:
             return f'{node.name} ({getattr(node.target, "__name__", node.target)}())'
-        return f'{neuron_name(node)} ({type(module).__name__})'
+        return f'{neuron_name(node) if is_neuron(node) else node.name} ({type(module).__name__})'
 
     def _handler(self, node: fx.Node, module: nn.Module | None) -> Callable:
         modules = {IFNeuron: self._neuron, nn.Conv2d: self._convolve, nn.Linear: self._linear,
