@@ -21,6 +21,7 @@ setup(
     extras_require={
         'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain', 'timm'],
         'demo': ['scikit-learn', 'matplotlib', 'jinja2'],
-        'dev': ['pytest', 'ruff', 'tensorboard'],
+        'export': ['nir>=1.0.8', 'onnx', 'onnxscript'],
+        'dev': ['pytest', 'ruff', 'tensorboard', 'onnxruntime', 'spikingjelly[nir]>=2.0'],
     },
 )

@@ -1,6 +1,8 @@
 """Checkpoint files of calibrated models."""
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,31 +25,38 @@ def save_checkpoint(model: nn.Module, path: str | Path, meta: dict | None = None
 
 
 def write_checkpoint(state_dict: dict[str, Tensor], meta: dict, path: str | Path) -> None:
-    """Write a checkpoint of tensors and plain types (``meta`` is converted); see :func:`write_file`."""
+    """Write a checkpoint of tensors and plain types (``meta`` is converted); see :func:`new_file`."""
     write_file(dict(state_dict=state_dict, meta=_plain(meta)), path)
 
 
 def write_file(value, path: str | Path) -> None:
-    """Write tensors and plain types so that ``path`` never holds a part of them.
+    """Write tensors and plain types; they load with ``weights_only=True``. See :func:`new_file`."""
+    with new_file(path) as temporary, open(temporary, 'wb') as file:
+        torch.save(value, file)
 
-    The file is written beside its destination under a temporary name, flushed to the disk and renamed. It loads
-    with ``weights_only=True``.
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name to write to, so that ``path`` never holds a part of a file.
+
+    It lies beside its destination; when the block ends it is flushed to the disk and renamed, and when the block fails
+    it is removed.
 
     Raises:
         OSError: the file cannot be written; what stood there before is untouched.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent or '.')
+    descriptor, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent or '.')
     try:
-        with os.fdopen(descriptor, 'wb') as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        yield Path(name)
+        os.fsync(descriptor)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
     except BaseException:
-        os.unlink(temporary)
+        os.unlink(name)
         raise
+    finally:
+        os.close(descriptor)
 
 
 def _plain(value):

@@ -76,15 +76,16 @@ class Chunk:
     """K steps of a plan as one traced graph.
 
     Attributes:
-        graph_module: takes static values, per-step biases and states; updates the states in place; returns the number
-            of spikes of each layer of neurons where ``record``.
+        graph_module: takes static values, per-step biases, the number of the first step, and states. ``in_place`` it
+            updates the states and returns the number of spikes of each layer of neurons where ``record``; otherwise it
+            returns the new states.
         static: nodes whose values it takes first.
         stepped: neurons whose biases for these K steps it takes next, (K, C).
         states: what it takes last.
     """
 
-    def __init__(self, plan: Plan, steps: int, dtype: torch.dtype, record: bool) -> None:
-        self.plan, self.steps, self.dtype = plan, steps, dtype
+    def __init__(self, plan: Plan, steps: int, dtype: torch.dtype, record: bool, in_place: bool = True) -> None:
+        self.plan, self.steps, self.dtype, self.in_place = plan, steps, dtype, in_place
         varying = set(plan.varying)
         self.neurons = [node for node in plan.varying if is_neuron(node)]
         self.static = [node for node in (*plan.inputs, *plan.static)
@@ -161,9 +162,10 @@ class Chunk:
         for node in dict.fromkeys(self.targets):
             state = State(node, 'output')
             updates[state] = graph.call_function(_add_steps, (states[state], value(node), steps))
-        for state, update in updates.items():
-            graph.call_method('copy_', (states[state], update))
-        graph.output(tuple(spikes))
+        if self.in_place:
+            for state, update in updates.items():
+                graph.call_method('copy_', (states[state], update))
+        graph.output(tuple(spikes) if self.in_place else tuple(updates[state] for state in self.states))
         return fx.GraphModule(root, graph)
 
     def _copy(self, node: fx.Node, graph: fx.Graph, value: Callable[[fx.Node], fx.Node]) -> fx.Node:

@@ -136,21 +136,22 @@ class SpikingNetwork(nn.Module):
             example = next(value for value in values.values() if isinstance(value, Tensor))
             chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
             running = self.plan.sums(values, wanted, self.delay, chunk_steps)
-        return {step: self._outputs(sums, static, step) for step, sums in running}
+        shift = self.settings['shift']
+        return {step: self._outputs(sums, static, step, shift) for step, sums in running}
 
     def _compiled(self) -> Engine:
         if self._engine is None:
             self._engine = Engine(self.network, self.plan, getattr(torch, self.dtype), self.compile)
         return self._engine
 
-    def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int):
-        """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's."""
+    def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int, shift: str | None):
+        """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's; ``shift`` as in settings."""
         def read(node: fx.Node) -> Tensor:
             source = self._read_from(node)
             mean = sums[source] / (step - self.delay) if source in sums else static[source]
             if source is not node:
                 neuron = self.network.get_submodule(node.target)
-                mean = neuron(mean + self._calibrated_current(neuron, mean))
+                mean = neuron(mean + self._calibrated_current(neuron, mean, shift))
             return mean
 
         return fx.node.map_arg(self.graph.output_node().args[0], read)
@@ -168,19 +169,19 @@ class SpikingNetwork(nn.Module):
         for node in self.plan.varying:
             module = self.plan.modules[node]
             env[node] = module.rate(env[node.args[0]]) if is_neuron(node) else evaluate(node, env, module)
-        return self._outputs({}, env, self.time_steps)
+        return self._outputs({}, env, self.time_steps, self.settings['shift'])
 
     def _check_calibrated(self) -> None:
         if self.settings is None:
             raise RuntimeError('this spiking network has no thresholds yet: call mmsnn.calibrate(snn, batches), add '
                                'mmsnn.CalibrationHook to the config, or load a checkpoint made by tools/calibrate.py')
 
-    def _calibrated_current(self, neuron: IFNeuron, current: Tensor) -> Tensor:
+    def _calibrated_current(self, neuron: IFNeuron, current: Tensor, shift: str | None) -> Tensor:
         """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""
         bias, initial, threshold = (per_channel(value, current) for value in (
             neuron.mean_bias, neuron.initial_potential, neuron.threshold))
-        shift = threshold / 2 if self.settings['shift'] else 0.
-        return bias + (initial - shift) / self.time_steps
+        rounding = threshold / 2 if shift else 0.
+        return bias + (initial - rounding) / self.time_steps
 
     def train(self, mode: bool = True) -> 'SpikingNetwork':
         """Stay in evaluation mode: a batch normalisation that could not be folded must use its running statistics."""

@@ -157,7 +157,7 @@ class IFNeuron(nn.Module):
         self.register_buffer('initial_potential', torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(0, self.ceiling)
+        return x.clamp(0., self.ceiling)
 
     def start(self, current: Tensor) -> NeuronState:
         """Return the state before the first step for one step's current, shape (N, ...).

@@ -223,3 +223,21 @@ def test_images_without_data_calibrate(tmp_path, digits):
     assert [batch.shape for batch in torch.load(images, weights_only=True)] == [(2, 3, 96, 128)] * 2
     output = run_tool('test', config, CHECKPOINT, '--cfg-options', f'custom_hooks.0.images={images}')
     assert 'T = 8, 4 images' in output and len(scores(output)) == 1
+
+
+def test_exported_backbone_gives_what_the_detector_computes(tmp_path, digits):
+    for package in ('onnx', 'onnxscript', 'onnxruntime', 'nir'):
+        pytest.importorskip(package)
+    from check_export import run_onnx
+    config, calibrated, out = config_file(tmp_path, digits, 'light'), tmp_path / 'light.pth', tmp_path / 'out.onnx'
+    run_tool('calibrate', config, CHECKPOINT, '-o', calibrated)
+    output = run_tool('export', config, calibrated, '-o', out, '--format', 'onnx', '--size', 64, 96)
+    assert 'using the calibration of the checkpoint' in output and 'for images of 64 x 96 pixels, T = 8' in output
+    backbone = init_detector(str(config), str(calibrated), device='cpu').backbone
+    x = torch.randn(2, 3, 64, 96)
+    for value, own in zip(run_onnx(out, x), backbone(x), strict=True):
+        # Near a threshold, rounding decides whether a spike comes at this step.
+        assert (value - own).abs().mean() < .01 * own.abs().mean()
+    refusal = run_tool('export', config, calibrated, '-o', tmp_path / 'out.nir', '--format', 'nir', '--size', 64, 96,
+                       check=False)
+    assert 'maxpool (MaxPool2d): NIR has no max pooling' in refusal and not (tmp_path / 'out.nir').exists()

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
 
 from _jobs import keep_freed_memory
 
@@ -72,3 +75,31 @@ def run_script(name: str) -> None:
         sys.exit(f'{scope} carries no {script}; install it as a wheel, or run tools/{name}.py of its source directly')
     keep_freed_memory()
     runpy.run_path(str(script), run_name='__main__')
+
+
+def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = None, work_dir: str | None = None,
+                    launcher: str = 'none') -> tuple[Runner, nn.Module, dict]:
+    """Build a spiking model and load a checkpoint; that of an ANN is calibrated as the config's CalibrationHook says.
+
+    Returns:
+        The runner, the model, and the checkpoint's ``meta``.
+
+    Raises:
+        ValueError: the config names no CalibrationHook.
+    """
+    from mmsnn.hooks import calibration_hook
+
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(cfg_options or {})
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(config).stem))
+    cfg.load_from = checkpoint
+    cfg.launcher = launcher
+    if launcher == 'pytorch' and start_without_gpu():
+        cfg.merge_from_dict(DDP_WITHOUT_GPU)
+    hook = calibration_hook(cfg)
+    keep_freed_memory()
+    runner = Runner.from_cfg(cfg)
+    loaded = runner.load_checkpoint(checkpoint)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    hook.calibrate(model, cfg, runner.logger)
+    return runner, model, loaded.get('meta', {})

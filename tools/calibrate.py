@@ -10,16 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 
 from mmsnn.checkpoint import save_checkpoint
-from mmsnn.hooks import CalibrationHook, calibration_hook
 
-from _jobs import keep_freed_memory
-from _openmmlab import DDP_WITHOUT_GPU, start_without_gpu
+from _openmmlab import load_calibrated
 
 
 def main() -> None:
@@ -37,23 +33,9 @@ def main() -> None:
     if args.out.exists() and args.out.is_dir():
         parser.error(f'--out {args.out} is a folder; name the file to write')
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
-    cfg.load_from = args.checkpoint
-    cfg.launcher = args.launcher
-    keep_freed_memory()
-    if args.launcher == 'pytorch' and start_without_gpu():
-        cfg.merge_from_dict(DDP_WITHOUT_GPU)
-    hook: CalibrationHook = calibration_hook(cfg)
-
-    runner = Runner.from_cfg(cfg)
-    checkpoint = runner.load_checkpoint(args.checkpoint)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    hook.calibrate(model, cfg, runner.logger)
+    runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher)
     if is_main_process():
-        save_checkpoint(model, args.out, meta=checkpoint.get('meta', {}))
+        save_checkpoint(model, args.out, meta=meta)
         runner.logger.info(f'saved {args.out}')
 
 

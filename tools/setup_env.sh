@@ -88,6 +88,9 @@ fi
 say "3/4 mmengine, mmdetection, mmpretrain and tools"
 pip install --quiet --no-deps "$wheels"/*.whl
 pip install $quiet --no-build-isolation -r requirements.txt
+# It reads the NIR files of the tests. Its requirements (torchaudio, tensorboard ...) serve other parts of it; those of
+# this part are in requirements.txt.
+pip install --quiet --no-deps spikingjelly==2.0.0
 
 say "4/4 mmsnn itself (editable)"
 pip install --quiet --no-build-isolation --no-deps -e .
