@@ -1,4 +1,5 @@
 """Checkpoint files of calibrated models."""
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -45,6 +46,10 @@ def write_file(value, path: str | Path) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except RuntimeError as error:  # what torch makes of a write that fails
+        os.unlink(temporary)
+        raise OSError(errno.EIO, f'{path} could not be written completely: is the disk full? Free space, or name '
+                      'another file. What stood there before is untouched') from error
     except BaseException:
         os.unlink(temporary)
         raise

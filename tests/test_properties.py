@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 import mmsnn
 from mmsnn.neurons import NeuronState, per_channel
 
-from networks import randomise_norms
+from networks import Residual, randomise_norms
 
 EXAMPLES = int(os.environ.get('MMSNN_EXAMPLES', 0))
 profile = settings(max_examples=EXAMPLES or 25, derandomize=not EXAMPLES, deadline=timedelta(seconds=10), database=None,
@@ -324,6 +324,19 @@ def test_output_is_within_the_bound_of_order_1_over_t_of_the_clipped_ann(drawn, 
     bound = deviation_bound(snn, x) / time_steps
     rounding = 1e-4 * (1 + clipped(snn, x).abs())
     assert (difference <= bound + rounding).all(), (difference / bound).max()
+
+
+@pytest.mark.parametrize('rule', ['plain', 'starting at half', 'signed bursts'])
+def test_error_falls_as_1_over_t(rule):
+    """T times the error, averaged over networks, has no trend: it stays within a factor of two from T = 8 to 512."""
+    scaled = {8: 0., 64: 0., 512: 0.}
+    for seed in range(6):
+        torch.manual_seed(seed)
+        ann, x = randomise_norms(Residual()).eval(), torch.randn(2, 3, SIZE, SIZE)
+        for time_steps in scaled:
+            snn = calibrated(ann, time_steps, x, rule, threshold='max')
+            scaled[time_steps] += time_steps * (snn(x) - clipped(snn, x)).abs().mean().item()
+    assert max(scaled.values()) < 2 * min(scaled.values())
 
 
 # --- spikes and charge -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmsnn.checkpoint import save_checkpoint
 from mmsnn.hooks import CalibrationHook, calibration_hook
 
-from _openmmlab import DDP_WITHOUT_GPU, start_without_gpu
+from _openmmlab import DDP_WITHOUT_GPU, check_checkpoint, check_writable, start_without_gpu
 
 
 def main() -> None:
@@ -35,7 +35,8 @@ def main() -> None:
 
     if args.out.exists() and args.out.is_dir():
         parser.error(f'--out {args.out} is a folder; name the file to write')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_checkpoint(args.checkpoint)
+    check_writable(args.out)
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)

@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _jobs import CORES, run_jobs, save_json
+from _openmmlab import check_checkpoint
 
 AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
 CEILING = '(ceiling)'
@@ -236,8 +237,7 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
-    if not Path(args.checkpoint).is_file() and '://' not in args.checkpoint:
-        parser.error(f'checkpoint {args.checkpoint} does not exist')
+    check_checkpoint(args.checkpoint)
     work_dir = args.work_dir or Path('work_dirs', 'sweep', Path(args.config).stem)
     work_dir.mkdir(parents=True, exist_ok=True)
     path = work_dir / 'rows.json'
