@@ -21,6 +21,6 @@ setup(
     extras_require={
         'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain', 'timm'],
         'demo': ['scikit-learn', 'matplotlib'],
-        'dev': ['pytest', 'hypothesis', 'ruff'],
+        'dev': ['pytest', 'hypothesis', 'ruff', 'mypy'],
     },
 )

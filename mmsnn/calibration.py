@@ -40,7 +40,7 @@ class CalibrationReport(list[LayerReport]):
         def number(value: float | None) -> str:
             return '-' if value is None else f'{value:.4f}'
 
-        rows = [('layer', 'mean threshold', 'error before', 'error after')]
+        rows: list[tuple[str, ...]] = [('layer', 'mean threshold', 'error before', 'error after')]
         rows += [(layer.name, *map(number, (layer.threshold, layer.error_before, layer.error_after))) for layer in self]
         width = [max(map(len, column)) for column in zip(*rows)]
         return '\n'.join(f'{row[0]:<{width[0]}}' + ''.join(f'  {v:>{w}}' for v, w in zip(row[1:], width[1:]))
