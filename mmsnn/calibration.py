@@ -40,7 +40,7 @@ class CalibrationReport(list[LayerReport]):
         def number(value: float | None) -> str:
             return '-' if value is None else f'{value:.4f}'
 
-        rows = [('layer', 'mean threshold', 'error before', 'error after')]
+        rows: list[tuple[str, ...]] = [('layer', 'mean threshold', 'error before', 'error after')]
         rows += [(layer.name, *map(number, (layer.threshold, layer.error_before, layer.error_after))) for layer in self]
         width = [max(map(len, column)) for column in zip(*rows)]
         return '\n'.join(f'{row[0]:<{width[0]}}' + ''.join(f'  {v:>{w}}' for v, w in zip(row[1:], width[1:]))
@@ -76,6 +76,13 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
         OSError: the temporary files do not fit on the disk.
     """
     chosen = make_pipeline(pipeline, **options)
+    with snn.full_precision():
+        return _calibrate(snn, batches, pipeline, chosen, histograms, memory_budget, progress)
+
+
+def _calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], name: str, chosen: Pipeline,
+               histograms: dict[str, ActivationHistogram] | None, memory_budget: int,
+               progress: bool) -> CalibrationReport:
     if snn.settings and snn.settings['weights']:
         raise ValueError('the weights of this network have been calibrated, the ANN is no longer in it: '
                          'convert the ANN again and calibrate the result')
@@ -92,12 +99,12 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
         histograms = observe(snn, batches, progress) if histograms is None else histograms
         rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
         levels = chosen.max_rate * snn.time_steps
-        thresholds = {name: choose_threshold(histogram, rule, levels, chosen.channel_wise, chosen.rounding)
-                      for name, histogram in histograms.items()}
+        thresholds = {layer_name: choose_threshold(histogram, rule, levels, chosen.channel_wise, chosen.rounding)
+                      for layer_name, histogram in histograms.items()}
     report = CalibrationReport()
-    for name, neuron in snn.neurons.items():
-        set_threshold(neuron, thresholds[name], chosen, snn.time_steps)
-        report.append(LayerReport(name, float(neuron.threshold.mean())))
+    for layer_name, neuron in snn.neurons.items():
+        set_threshold(neuron, thresholds[layer_name], chosen, snn.time_steps)
+        report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
     if chosen.simulates:
         sweep = Sweep(snn, batches, Store(memory_budget))
         steps = Progress(sweep, chosen, progress)
@@ -112,7 +119,7 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
             raise
         finally:
             steps.close()
-    snn.settings = dict(pipeline=pipeline, time_steps=snn.time_steps, **chosen.as_dict())
+    snn.settings = dict(pipeline=name, time_steps=snn.time_steps, **chosen.as_dict())
     return report
 
 

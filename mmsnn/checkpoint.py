@@ -1,4 +1,5 @@
 """Checkpoint files of calibrated models."""
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,12 @@ def write_checkpoint(state_dict: dict[str, Tensor], meta: dict, path: str | Path
 def write_file(value, path: str | Path) -> None:
     """Write tensors and plain types; they load with ``weights_only=True``. See :func:`new_file`."""
     with new_file(path) as temporary, open(temporary, 'wb') as file:
-        torch.save(value, file)
+        try:
+            torch.save(value, file)
+            file.flush()
+        except RuntimeError as error:  # what torch makes of a write that fails
+            raise OSError(errno.EIO, f'{path} could not be written completely: is the disk full? Free space, or name '
+                          'another file. What stood there before is untouched') from error
 
 
 @contextmanager

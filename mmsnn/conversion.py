@@ -1,5 +1,6 @@
 """Turn a trained ReLU network into a spiking one: trace, fold batch normalisation, place the neurons."""
 import copy
+import functools
 import inspect
 import operator
 from collections.abc import Iterable
@@ -11,7 +12,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from .network import SpikingNetwork
 from .neurons import IFNeuron
-from .operations import ASSERTIONS, DROPOUTS, OUT_OF_PLACE, is_affine, is_max_pool, module_of, reads_shape, relu_ceiling
+from .operations import (
+    ASSERTIONS,
+    DROPOUTS,
+    OUT_OF_PLACE,
+    RELU_FUNCTIONS,
+    changes_argument,
+    is_affine,
+    is_max_pool,
+    is_view,
+    module_of,
+    reads_shape,
+    relu_ceiling,
+)
 
 
 class ConversionError(ValueError):
@@ -64,8 +77,23 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
                           compile=compile)
 
 
+class _Proxy(fx.Proxy):
+    """Records ``+=`` and the like as what they are; torch.fx records an addition that leaves its operand alone."""
+
+    def _in_place(self, operation, other):
+        return self.tracer.create_proxy('call_function', operation, (self, other), {})
+
+    __iadd__ = functools.partialmethod(_in_place, operator.iadd)
+    __isub__ = functools.partialmethod(_in_place, operator.isub)
+    __imul__ = functools.partialmethod(_in_place, operator.imul)
+    __itruediv__ = functools.partialmethod(_in_place, operator.itruediv)
+
+
 class _Tracer(fx.Tracer):
     """Traces into everything it can; what it cannot trace stays one opaque node, to be reported with its reason."""
+
+    def proxy(self, node):
+        return _Proxy(node, self)
 
     def call_module(self, module, forward, args, kwargs):
         scope, stack = copy.copy(self.scope), copy.copy(self.module_stack)
@@ -81,6 +109,7 @@ class _Tracer(fx.Tracer):
 def trace(ann: nn.Module) -> fx.GraphModule:
     """Trace a copy of ``ann`` in evaluation mode, without dropout, in-place operations and checkpointing."""
     ann = copy.deepcopy(ann)
+    in_place = {name for name, module in ann.named_modules() if getattr(module, 'inplace', False)}
     for module in ann.modules():
         module.training = False  # not ann.eval(): mmdet's backbones override train() and return nothing
         for option in ('inplace', 'with_cp'):  # OpenMMLab's gradient checkpointing branches on requires_grad
@@ -99,7 +128,10 @@ def trace(ann: nn.Module) -> fx.GraphModule:
     for node in list(graph.nodes):
         if node.target in ASSERTIONS:
             graph.erase_node(node)
+    position = {node: index for index, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
+        if changes_argument(node, in_place):
+            _read_changed(node, position)
         if node.op == 'placeholder' and node.name.removesuffix('_1') in defaults and not node.users:
             graph.erase_node(node)
         elif node.op == 'call_function' and node.target is F.batch_norm:
@@ -111,11 +143,32 @@ def trace(ann: nn.Module) -> fx.GraphModule:
             node.target = OUT_OF_PLACE.get(node.target, node.target)
             if node.kwargs.get('inplace'):
                 node.update_kwarg('inplace', False)
+            elif node.target in RELU_FUNCTIONS and len(node.args) > 1:
+                node.args = node.args[:1]
         elif node.op == 'call_method' and node.target.endswith('_') and not node.target.endswith('__'):
             node.target = node.target[:-1]
     graph.eliminate_dead_code()
     network.recompile()
     return network
+
+
+def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
+    """Let everything behind a node that changes its argument read the node instead of the argument.
+
+    Raises:
+        ConversionError: the argument is a view, and what it is a view of is read later.
+    """
+    def readers(changed: fx.Node) -> list[fx.Node]:
+        return [user for user in changed.users if position.get(user, 0) > position[node]]
+
+    changed = node.args[0] if node.args else node.kwargs['input']
+    for user in readers(changed):
+        user.replace_input_with(changed, node)
+    while is_view(changed):
+        changed = changed.args[0]
+        if readers(changed):
+            raise ConversionError(f'{qualified_names(node)[0]} changes in place a part of {changed.name}, which '
+                                  f'{readers(changed)[0].name} reads afterwards: use one that is not in place')
 
 
 def _batch_norm_as_module(network: fx.GraphModule, node: fx.Node) -> None:

@@ -147,18 +147,36 @@ class CalibrationHook(Hook):
                              f'{get_world_size()} processes: each needs one batch. Lower batch_size')
         show = self.options.get('progress', is_main_process())
         for start in tqdm(starts, 'loading images', unit='batch', disable=not show):
-            samples = [dataset[index] for index in indices[start:start + self.batch_size]]
+            samples = [prepared(dataset, index) for index in indices[start:start + self.batch_size]]
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
 
     def _stored_batches(self, model: nn.Module) -> list[Tensor]:
         """The first ``num_images`` of the images in a file, in batches of ``batch_size``."""
         device = next(model.parameters()).device
-        images = torch.cat(torch.load(self.images, map_location=device, weights_only=True))
+        try:
+            images = torch.cat(torch.load(self.images, map_location=device, weights_only=True))
+        except Exception as error:  # whatever a damaged file makes of the formats that torch tries
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f'{self.images} holds no batches of images as tools/synthesise.py writes them '
+                             f'({reason})') from error
         if len(images) < self.num_images:
             raise ValueError(f'calibration asks for {self.num_images} images, but {self.images} has {len(images)}: '
                              'lower num_images')
         return own(images[:self.num_images].split(self.batch_size))
+
+
+def prepared(dataset, index: int) -> dict:
+    """What the transforms of a data set make of one image.
+
+    Raises:
+        ValueError: they fail, for example because the file is damaged.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:  # each reader has its own
+        raise ValueError(f'image {index} of the calibration data set cannot be prepared ({type(error).__name__}: '
+                         f'{error}): repair it, or take it out of the data set') from error
 
 
 WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN
@@ -172,6 +190,9 @@ def test_pipeline(cfg: Config) -> list[dict]:
     if pipeline is None:
         raise ValueError('cfg.test_dataloader.dataset has no pipeline to prepare calibration images with; give '
                          'CalibrationHook a dataset of its own')
+    if any(transform['type'] == 'TestTimeAug' for transform in pipeline):
+        raise ValueError('test-time augmentation makes several images of each: calibrate first, without --tta '
+                         '(tools/calibrate.py), and test the checkpoint that it writes with --tta')
     return pipeline
 
 

@@ -2,7 +2,6 @@
 import inspect
 import json
 from collections.abc import Iterable
-from dataclasses import fields
 
 import torch
 from torch import Tensor, fx, nn
@@ -125,7 +124,14 @@ class SpikingNetwork(nn.Module):
             ValueError: a number of steps that is not simulated.
         """
         self._check_calibrated()
-        wanted = set(steps)
+        with self.full_precision():
+            return self._anytime(set(steps), *args, **kwargs)
+
+    def full_precision(self) -> torch.autocast:
+        """Switch automatic mixed precision off: membranes would be sums of 8 bits. ``dtype`` rounds what may be."""
+        return torch.autocast(self._settings.device.type, enabled=False)
+
+    def _anytime(self, wanted: set[int], *args, **kwargs) -> dict:
         if not wanted or min(wanted) <= self.delay or max(wanted) > self.time_steps:
             raise ValueError(f'steps must be from {self.delay + 1} to {self.time_steps}, not {sorted(wanted)}')
         values = self.bind(*args, **kwargs)
@@ -165,10 +171,11 @@ class SpikingNetwork(nn.Module):
         spike timing, what it lacks to the ANN that of quantisation.
         """
         self._check_calibrated()
-        env = self.plan.once(self.bind(*args, **kwargs))
-        for node in self.plan.varying:
-            module = self.plan.modules[node]
-            env[node] = module.rate(env[node.args[0]]) if is_neuron(node) else evaluate(node, env, module)
+        with self.full_precision():
+            env = self.plan.once(self.bind(*args, **kwargs))
+            for node in self.plan.varying:
+                module = self.plan.modules[node]
+                env[node] = module.rate(env[node.args[0]]) if is_neuron(node) else evaluate(node, env, module)
         return self._outputs({}, env, self.time_steps, self.settings['shift'])
 
     def _check_calibrated(self) -> None:
@@ -193,7 +200,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def settings(self) -> dict | None:
-        return json.loads(bytes(self._settings.tolist())) if len(self._settings) else None
+        return read_settings(self._settings)[0] if len(self._settings) else None
 
     @settings.setter
     def settings(self, settings: dict | None) -> None:
@@ -202,15 +209,52 @@ class SpikingNetwork(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         stored = state_dict.get(prefix + '_settings')
+        if stored is not None and len(stored):
+            # Before anything is loaded: a network with half of a state must not look calibrated.
+            settings, rule = read_settings(stored)
+            if settings['time_steps'] != self.time_steps:
+                raise RuntimeError(
+                    f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
+                    f'time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
+            self._check_fits(state_dict, prefix)
+            for neuron in self.neurons.values():
+                neuron.rule, neuron.time_steps = rule.rule(self.time_steps), self.time_steps
         if stored is not None:
             self._settings = stored.new_empty(stored.shape, device=self._settings.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        settings = self.settings
-        if settings is None:
-            return
-        if settings['time_steps'] != self.time_steps:
-            raise RuntimeError(f'this state was calibrated for time_steps={settings["time_steps"]}, but the network '
-                               f'has time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
-        rule = Pipeline(**{field.name: settings[field.name] for field in fields(Pipeline) if field.name in settings})
-        for neuron in self.neurons.values():
-            neuron.rule, neuron.time_steps = rule.rule(self.time_steps), self.time_steps
+
+    def _check_fits(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """mmengine loads what fits and warns about the rest.
+
+        Raises:
+            RuntimeError: the calibrated state is that of another network.
+        """
+        own = self.state_dict()
+        given = {key.removeprefix(prefix): value.shape for key, value in state_dict.items() if key.startswith(prefix)}
+        wrong = [f'{key} is missing' for key in own if key not in given]
+        wrong += [f'{key} is not in this network' for key in given if key not in own]
+        wrong += [f'{key} is {tuple(shape)} instead of {tuple(own[key].shape)}' for key, shape in given.items()
+                  if key in own and shape != own[key].shape and key != '_settings' and '.neurons.' not in key]
+        if wrong:
+            more = f'\n  ... and {len(wrong) - 8} more' if len(wrong) > 8 else ''
+            raise RuntimeError('this calibrated state is that of another network, or of other include/exclude '
+                               'patterns:\n  ' + '\n  '.join(wrong[:8]) + more
+                               + '\nUse the config that it was calibrated with, or calibrate the ANN again.')
+
+
+def read_settings(stored: Tensor) -> tuple[dict, Pipeline]:
+    """Read the settings of a stored state, and the pipeline they describe.
+
+    A choice that did not exist when the state was made has its default, which is what it was without a choice.
+
+    Raises:
+        RuntimeError: they are damaged, or describe what this version does not know.
+    """
+    try:
+        settings = json.loads(bytes(stored.tolist()))
+        own = {key: settings.pop(key) for key in ('pipeline', 'time_steps')}
+        chosen = Pipeline(**settings)
+        return own | Pipeline().as_dict() | settings, chosen
+    except (ValueError, TypeError, KeyError) as error:
+        raise RuntimeError(f'the settings of this calibrated state cannot be read ({type(error).__name__}: {error}). '
+                           'It is damaged or of another version of mmsnn: calibrate the ANN again.') from error

@@ -45,7 +45,7 @@ class NeuronState(NamedTuple):
     """What a layer of neurons carries from step to step: membrane potential and, where the rule counts, spike count."""
 
     potential: Tensor
-    count: Tensor | None = None
+    count: Tensor | None = None  # type: ignore[assignment]  # a tuple's own count() is not needed
 
 
 def integrate_and_fire(currents: Tensor, potential: Tensor, threshold: Tensor, bias: Bias = None,
@@ -146,6 +146,10 @@ class IFNeuron(nn.Module):
         initial_potential: v(0); also (C, H, W) when calibrated per position.
     """
 
+    threshold: Tensor
+    bias: Tensor
+    initial_potential: Tensor
+
     def __init__(self, ceiling: float = math.inf) -> None:
         super().__init__()
         self.ceiling = ceiling
@@ -180,12 +184,14 @@ class IFNeuron(nn.Module):
         See :func:`integrate_and_fire` and :func:`integrate_and_burst`.
         """
         threshold = per_channel(self.threshold, currents[0])
+        bias: Bias
         if self.bias.ndim > 1:
             bias = [per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
         else:
             bias = per_channel(self.bias, currents[0])
-        if self.rule.counts:
-            spikes = integrate_and_burst(currents, *state, threshold, bias, self.time_steps, self.rule, out)
+        if state.count is not None:
+            spikes = integrate_and_burst(currents, state.potential, state.count, threshold, bias, self.time_steps,
+                                         self.rule, out)
         else:
             spikes = integrate_and_fire(currents, state.potential, threshold, bias, out, self.rule.reset)
         if self.recorders:

@@ -46,6 +46,9 @@ SHAPE_METHODS = {'size', 'dim', 'numel'}
 
 OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
                 operator.itruediv: operator.truediv, F.relu_: F.relu, torch.relu_: torch.relu}
+VIEWS = {operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze,
+         torch.chunk, torch.split, torch.narrow, 'flatten', 'reshape', 'view', 'permute', 'transpose', 't', 'squeeze',
+         'unsqueeze', 'chunk', 'split', 'narrow', 'contiguous', 'detach', 'expand', 'expand_as', 'unflatten'}
 DROPOUTS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 # Checks of shapes, and of arguments that tracing has fixed; they compute nothing.
 ASSERTIONS = (torch._assert, fx._symbolic_trace._assert_is_none)
@@ -66,6 +69,23 @@ def relu_ceiling(node: fx.Node) -> float | None:
     if node.op == 'call_method' and node.target in RELU_METHODS:
         return math.inf
     return None
+
+
+def changes_argument(node: fx.Node, in_place: set[str]) -> bool:
+    """True for operations in place on a tensor; ``in_place`` names the modules that were made to work in place."""
+    if node.op == 'call_module':
+        return node.target in in_place
+    if node.op == 'call_method':
+        return node.target.endswith('_') and not node.target.endswith('__')
+    if node.op != 'call_function' or reads_shape(node):
+        return False
+    positional = node.target in RELU_FUNCTIONS and len(node.args) > 1 and node.args[1]
+    return node.target in OUT_OF_PLACE or bool(node.kwargs.get('inplace') or positional)
+
+
+def is_view(node: fx.Node) -> bool:
+    """True where a node's value shares, or may share, its memory with the node's argument."""
+    return node.target in VIEWS or isinstance(module_of(node), (nn.Flatten, nn.Unflatten))
 
 
 def is_max_pool(node: fx.Node) -> bool:

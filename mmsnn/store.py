@@ -77,9 +77,9 @@ class Store:
                 os.unlink(path)
         except OSError as error:
             needed = (self.in_files + like.nbytes) / GIBI
-            raise OSError(error.errno, f'calibration needs more than {needed:.1f} GiB of temporary files in '
-                          f'{self.folder} ({error.strerror}). Free space there, set TMPDIR to a larger disk, raise '
-                          'memory_budget, or use fewer or smaller calibration images') from error
+            raise OSError(error.errno, f'calibration needs {needed:.2g} GiB or more of temporary files, which cannot '
+                          f'be made in {self.folder} ({error.strerror}). Set TMPDIR to an existing folder on a larger '
+                          'disk, raise memory_budget, or use fewer or smaller calibration images') from error
 
 
 def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, lowest: int = 0) -> None:

@@ -87,7 +87,7 @@ class ActivationHistogram:
         if self._moments is None:
             x = self.centers
             upwards = [F.pad(value.flip(1).cumsum(1).flip(1), (0, 1)) for value in (self.counts, self.counts * x)]
-            self._moments = *upwards, (self.counts * x ** 2).sum(1)
+            self._moments = upwards[0], upwards[1], (self.counts * x ** 2).sum(1)
         return self._moments
 
     def merged(self) -> 'ActivationHistogram':

@@ -189,3 +189,44 @@ def test_norm_between_shared_convolutions_is_not_folded():
 def test_wrong_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match='must be'):
         mmsnn.convert(Residual(), **arguments)
+
+
+class InPlace(nn.Module):
+    """Operations in place on a tensor that is read afterwards, under its own name or another."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.conv, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.form == 'module':
+            return self.other(self.relu(x)) + x
+        if self.form == 'function':
+            return self.other(F.relu(x, True)) + x
+        if self.form == 'method, its result not used':
+            x.relu_()
+            return F.relu(self.other(x))
+        if self.form == 'sum':
+            alias = x
+            alias += 1
+            return F.relu(x) + alias
+        if self.form == 'sizes are no tensors':
+            rows = more = x.size(2)
+            more += 1
+            return F.relu(F.interpolate(x, size=(rows, more)))
+        x[:, 1:].relu_()
+        return x
+
+
+@pytest.mark.parametrize('form', ['module', 'function', 'method, its result not used', 'sum', 'sizes are no tensors'])
+def test_what_is_changed_in_place_is_read_as_changed(form):
+    ann, x = InPlace(form).eval(), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(mmsnn.convert(ann, 4).network(x), ann(x))
+
+
+def test_part_of_a_tensor_changed_in_place_is_refused():
+    with pytest.raises(mmsnn.ConversionError, match='relu_ changes in place a part of conv, which output reads'):
+        mmsnn.convert(InPlace('a part'), 4)

@@ -1,14 +1,18 @@
 """Run a script of the OpenMMLab package that a config belongs to."""
 import importlib.util
 import os
+import re
 import runpy
 import sys
+import tempfile
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import nn
 
 from _jobs import keep_freed_memory
@@ -16,6 +20,48 @@ from _jobs import keep_freed_memory
 ROOT = Path(__file__).resolve().parent.parent
 DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
 CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+
+
+UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'  # torch's own variable, for whoever trusts a file
+if UNSAFE not in os.environ:
+    # Where a checkpoint holds more than data, mmengine would load it again with pickle, which executes what is in it.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+
+
+def check_checkpoint(path: str) -> None:
+    """Check that a checkpoint is there and loads without executing code; addresses are left to mmengine.
+
+    Raises:
+        SystemExit: It is missing, damaged, or holds more than tensors and plain data.
+    """
+    if '://' in path or UNSAFE in os.environ:
+        return
+    if not Path(path).is_file():
+        sys.exit(f"checkpoint '{path}' does not exist (looked in {Path.cwd()})")
+    try:
+        with torch.serialization.safe_globals(get_torch_safe_globals()):
+            torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path) or None)
+    except Exception as error:  # whatever a damaged file makes of the many formats that torch tries
+        lines = str(error).splitlines() or [type(error).__name__]
+        unsafe = re.search(r'GLOBAL ([\w.]+)', str(error))  # the function or class that it asks for
+        if unsafe:
+            sys.exit(f"checkpoint '{path}' holds more than tensors and plain data ({unsafe[1]}) and is not loaded, as "
+                     f'that could execute code. If you trust the file, set {UNSAFE}=1')
+        sys.exit(f"checkpoint '{path}' is damaged or no checkpoint ({lines[0].strip()}): copy or make it again")
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it, whether a file can be written; makes its folder.
+
+    Raises:
+        SystemExit: It cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        sys.exit(f"'{path}' cannot be written ({error.strerror}): name a file in a folder that can be written to")
 
 
 def start_without_gpu() -> bool:
@@ -64,6 +110,9 @@ def run_script(name: str) -> None:
         scope = Config.fromfile(config, import_custom_modules=False).get('default_scope')
         if scope is None:
             sys.exit(f"config '{config}' has no default_scope; set default_scope = 'mmdet' (or 'mmpretrain')")
+    positional = [argument for argument in sys.argv[1:] if argument.endswith(('.pth', '.pt', '.ckpt'))]
+    if name == 'test' and positional and config is not None:
+        check_checkpoint(positional[0])
     if 'pytorch' in sys.argv and start_without_gpu():
         at = sys.argv.index('--cfg-options') + 1 if '--cfg-options' in sys.argv else len(sys.argv)
         sys.argv[at:at] = ['--cfg-options'] * (at == len(sys.argv)) + [f'{k}={v}' for k, v in DDP_WITHOUT_GPU.items()]

@@ -15,7 +15,7 @@ from mmengine.dist import is_main_process
 
 from mmsnn.checkpoint import save_checkpoint
 
-from _openmmlab import load_calibrated
+from _openmmlab import check_checkpoint, check_writable, load_calibrated
 
 
 def main() -> None:
@@ -32,7 +32,8 @@ def main() -> None:
 
     if args.out.exists() and args.out.is_dir():
         parser.error(f'--out {args.out} is a folder; name the file to write')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_checkpoint(args.checkpoint)
+    check_writable(args.out)
     runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher)
     if is_main_process():
         save_checkpoint(model, args.out, meta=meta)

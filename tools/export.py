@@ -16,7 +16,7 @@ from mmengine.config import DictAction
 from mmsnn.export import NEEDS, ExportError, export
 from mmsnn.wrapper import spiking_parts
 
-from _openmmlab import load_calibrated
+from _openmmlab import check_checkpoint, check_writable, load_calibrated
 
 
 def main() -> None:
@@ -32,7 +32,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.is_dir():
         parser.error(f'--out {args.out} is a folder; name the file to write')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_checkpoint(args.checkpoint)
+    check_writable(args.out)
     runner, model, _ = load_calibrated(args.config, args.checkpoint, args.cfg_options)
     part, *others = spiking_parts(model).values()
     if others:

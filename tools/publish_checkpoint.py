@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from mmengine.runner.checkpoint import get_torch_safe_globals
 
 from mmsnn.checkpoint import write_checkpoint
 
@@ -21,10 +22,11 @@ def publish(source, target) -> None:
     and the statistics of normalisation stay float32, whose range they may need.
 
     Args:
-        source: A checkpoint of mmengine's Runner. It is unpickled: use files that you trust.
+        source: A checkpoint of mmengine's Runner.
         target: The file to write.
     """
-    checkpoint = torch.load(source, map_location='cpu', weights_only=False)
+    with torch.serialization.safe_globals(get_torch_safe_globals()):
+        checkpoint = torch.load(source, map_location='cpu', weights_only=True)
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
         key: value.to(torch.float16 if value.ndim > 1 else torch.float32).clone() if value.is_floating_point()

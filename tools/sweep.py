@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _jobs import CORES
+from _openmmlab import check_checkpoint
 from _runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
 
 
@@ -116,8 +117,7 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
-    if not Path(args.checkpoint).is_file() and '://' not in args.checkpoint:
-        parser.error(f'checkpoint {args.checkpoint} does not exist')
+    check_checkpoint(args.checkpoint)
     work_dir = args.work_dir or Path('work_dirs', 'sweep', Path(args.config).stem)
     work_dir.mkdir(parents=True, exist_ok=True)
     path = work_dir / 'rows.json'

@@ -16,6 +16,8 @@ from mmsnn.checkpoint import write_file
 from mmsnn.synthesis import synthesise
 from mmsnn.wrapper import spiking_parts
 
+from _openmmlab import check_checkpoint, check_writable
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,6 +32,8 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='override settings of the config')
     args = parser.parse_args()
+    check_checkpoint(args.checkpoint)
+    check_writable(args.out)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
@@ -40,7 +44,6 @@ def main() -> None:
         parser.error('the model has several spiking parts; synthesise for each with mmsnn.synthesise')
     batches = synthesise(part.ann, args.num_images, tuple(args.size), batch_size=args.batch_size,
                          iterations=args.iterations, seed=args.seed)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_file([batch.cpu() for batch in batches], args.out)
     runner.logger.info(f'saved {sum(map(len, batches))} images to {args.out}')
 
