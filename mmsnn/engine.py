@@ -311,7 +311,8 @@ class Engine:
                 for record in recorders[node]:
                     record(float(count))
             if start + steps in stops:
-                yield start + steps, outputs
+                # As the ANN's: mmcv's RoIAlign reads memory without asking how it is laid out.
+                yield start + steps, {node: tensor.contiguous() for node, tensor in outputs.items()}
 
     def _start(self, state: State, shapes: dict, static: Env) -> Tensor:
         """A state before the first step."""

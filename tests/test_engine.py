@@ -116,6 +116,14 @@ def test_counts_take_no_more_memory_than_they_need(time_steps, dtype):
     assert {count.dtype for count in counts} == {dtype}  # the most a neuron may fire is 2 T
 
 
+@pytest.mark.parametrize('network', [Residual, Functional], ids=lambda n: n.__name__)
+def test_outputs_lie_in_memory_as_those_of_the_ann(network):
+    # What follows a backbone may read memory without asking for strides, as mmcv's RoIAlign does.
+    plain, _ = both(network, inputs())
+    for value, expected in zip(tree_leaves(eager(plain)(inputs())), tree_leaves(plain.network(inputs())), strict=True):
+        assert value.stride() == expected.stride()
+
+
 def test_engine_notices_changed_weights_and_neurons():
     plain, _ = both(Residual, inputs())
     fast = eager(plain)
