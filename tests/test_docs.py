@@ -1,4 +1,5 @@
 """The documentation builds without a warning, and the programs in it run."""
+import ast
 import re
 import subprocess
 import sys
@@ -71,3 +72,35 @@ def test_extending_adds_a_rule_and_a_pipeline():
         for own, before in ((RULES, rules), (mmsnn.PIPELINES, pipelines)):
             own.clear()
             own.update(before)
+
+
+def messages() -> str:
+    """All texts in the sources, with ``...`` in the place of values."""
+    texts = []
+    for path in [*(ROOT / 'mmsnn').glob('*.py'), *(ROOT / 'tools').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append(''.join(part.value if isinstance(part, ast.Constant) else '...' for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value.replace('%r', '...'))
+    return '\n'.join(texts)
+
+
+def test_messages_on_the_troubleshooting_page_are_those_of_the_code():
+    texts = messages()
+    cells = re.findall(r'^\| (`.*?) \|', (DOCS / 'troubleshooting.md').read_text(), re.MULTILINE)
+    quoted = [message for cell in cells for message in re.findall(r'`([^`]+)`', cell)]
+    assert len(quoted) > 40
+    lost = [message for message in quoted for part in message.split('...')
+            if part.strip('. :,()') and part.strip('. :,()') not in texts]
+    assert not lost, f'docs/troubleshooting.md quotes what no source says: {lost}'
+
+
+def test_figures_are_drawn_and_show_what_the_page_says(tmp_path, monkeypatch):
+    pytest.importorskip('matplotlib')
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import figures
+    assert figures.neuron_figure(tmp_path / 'neuron.png') == (3, 1)  # spikes of the plain neuron, of the signed one
+    figures.rate_figure(tmp_path / 'rate.png')
+    for name in ('neuron.png', 'rate.png'):
+        assert (tmp_path / name).stat().st_size > 10_000 and (DOCS / 'images' / name).is_file()
