@@ -39,6 +39,17 @@ def test_site_builds_without_a_warning(tmp_path):
     assert not left, f'reStructuredText in the Python API: {left}'
 
 
+def test_docstrings_as_markdown(monkeypatch):
+    pytest.importorskip('griffe')
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from _docstrings import to_markdown
+    assert to_markdown('Counts::\n\nwith a:\n    b', 'm') == 'Counts:\n\n    with a:\n        b'
+    assert to_markdown('Is::\n\n    x = 1\n\nSee.', 'm') == 'Is:\n\n    x = 1\n\nSee.'
+    assert to_markdown('of :class:`Cost`, :func:`mmsnn.convert`', 'mmsnn.cost') == (
+        'of <autoref identifier="mmsnn.cost.Cost" optional><code>Cost</code></autoref>, '
+        '<autoref identifier="mmsnn.convert" optional><code>mmsnn.convert</code></autoref>')
+
+
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r'[\w/]+\.md', (ROOT / 'mkdocs.yml').read_text()))
     assert listed == {path.name for path in DOCS.glob('*.md')}

@@ -1,5 +1,6 @@
 """Docstrings as Markdown: an extension of griffe that mkdocs.yml names."""
 import re
+import textwrap
 
 from griffe import Extension
 
@@ -17,6 +18,9 @@ def to_markdown(text: str, module: str) -> str:
         target = match[1] if '.' in match[1] else f'{module}.{match[1]}'
         return f'<autoref identifier="{target}" optional><code>{match[1]}</code></autoref>'  # no link where no entry is
 
+    before, mark, block = text.partition('::\n\n')
+    if mark and not block.startswith(' '):  # the block ends the text, and its indent was taken for the margin
+        text = before + mark + textwrap.indent(block, '    ')
     return re.sub(r'::$', ':', ROLE.sub(link, text), flags=re.MULTILINE)
 
 
