@@ -1,5 +1,6 @@
 """The documentation builds without a warning, and the programs in it run."""
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_docstrings_as_markdown(monkeypatch):
 
 
 def test_every_page_is_in_the_navigation():
-    listed = set(re.findall(r'[\w/]+\.md', (ROOT / 'mkdocs.yml').read_text()))
+    listed = set(re.findall(r'[\w/]+\.md', re.sub('#.*', '', (ROOT / 'mkdocs.yml').read_text())))
     assert listed == {path.name for path in DOCS.glob('*.md')}
 
 
@@ -115,3 +116,16 @@ def test_figures_are_drawn_and_show_what_the_page_says(tmp_path, monkeypatch):
     figures.rate_figure(tmp_path / 'rate.png')
     for name in ('neuron.png', 'rate.png'):
         assert (tmp_path / name).stat().st_size > 10_000 and (DOCS / 'images' / name).is_file()
+
+
+@pytest.mark.parametrize('rule, message', [('three-sigma', "checkpoint 'none.pth' does not exist"),
+                                           ('four-sigma', 'threshold must be one of')])
+def test_tools_know_what_a_config_imports(tmp_path, rule, message):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'my_rules.py').write_text(programs('extending.md')[0])
+    base = ROOT / 'configs' / 'resnet_cifar' / 'resnet20_snn-light_cifar10.py'
+    (tmp_path / 'config.py').write_text(f"_base_ = '{base}'\ncustom_imports = dict(imports=['mmsnn', 'my_rules'])\n")
+    run = subprocess.run([sys.executable, str(ROOT / 'tools' / 'sweep.py'), 'config.py', 'none.pth', '--pipelines',
+                          f'light:threshold={rule}'], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                         env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert run.returncode and message in run.stderr, run.stderr
