@@ -1,13 +1,16 @@
-# Both commands build .venv first (tools/setup_env.sh): minutes the first time, under a second afterwards.
+# All commands build .venv first (tools/setup_env.sh): minutes the first time, under a second afterwards.
 PYTHON_VENV = .venv/bin/python
 
-.PHONY: demo test env clean
+.PHONY: demo test docs env clean
 
 demo: env
 	$(PYTHON_VENV) tools/demo.py
 
 test: env
 	$(PYTHON_VENV) -m pytest tests
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(PYTHON_VENV) -m mkdocs build --strict
 
 env:
 	@bash tools/setup_env.sh

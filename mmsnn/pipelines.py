@@ -2,6 +2,7 @@
 from dataclasses import asdict, dataclass, fields, replace
 
 from .neurons import RESETS, FiringRule
+from .thresholds import RULES
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Pipeline:
         threshold: rule for the thresholds: ``'mmse'`` [Algorithm 1], ``'max'`` or ``'percentile'`` (99.99) of the
             ANN's activations, or ``'current'``: the largest current that a neuron receives at any time step when the
             layers before it spike (threshold balancing, Sengupta et al. 2019), or ``'balanced'``: local threshold
-            balancing (Bu et al. 2025).
+            balancing (Bu et al. 2025), or a name that you have added to :data:`mmsnn.thresholds.RULES`.
         channel_wise: one threshold per channel, or one per layer.
         rounding: what the mmse rule scores: ``'round'`` (ClipRound, Eq. 18) or ``'floor'`` (ClipFloor).
         shift: how neurons round instead of flooring [section 4.3]: ``'bias'`` adds h/(2T) to the current of every
@@ -56,8 +57,8 @@ class Pipeline:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = dict(threshold=('max', 'percentile', 'mmse', 'current', 'balanced'), rounding=('round', 'floor'),
-                       reset=RESETS, shift=('bias', 'potential', None), potential=('channel', 'position', None))
+        allowed = dict(threshold=(*RULES, 'current', 'balanced'), rounding=('round', 'floor'), reset=RESETS,
+                       shift=('bias', 'potential', None), potential=('channel', 'position', None))
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} must be one of {values}, not {getattr(self, name)!r}')

@@ -3,6 +3,7 @@
 Activations are streamed into one histogram per channel, which serves every rule, every T and both granularities.
 """
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -154,24 +155,38 @@ def squared_error(histogram: ActivationHistogram, threshold: Tensor, time_steps:
                       - 2 * step * total.gather(1, first_bin)).sum(1)
 
 
+RULES: dict[str, Callable[[ActivationHistogram, int, str], Tensor]] = {
+    'max': lambda histogram, time_steps, rounding: max_threshold(histogram),
+    'percentile': lambda histogram, time_steps, rounding: percentile_threshold(histogram),
+    'mmse': mmse_threshold,
+}
+"""Rules by the name that :class:`mmsnn.Pipeline` gives as ``threshold``; add your own, see docs/extending.md.
+
+A rule gets the histogram of a layer's activations, T times ``max_rate``, and ``rounding`` (``'round'`` or ``'floor'``).
+It returns the largest mean output that the neurons of each channel shall have, shape (C,); where that is zero, the
+channel gets the smallest threshold of its layer.
+"""
+
+
 def choose_threshold(histogram: ActivationHistogram, rule: str, time_steps: int, channel_wise: bool = True,
                      rounding: str = 'round') -> Tensor:
-    """Choose firing thresholds by ``rule`` (``'max'``, ``'percentile'``, ``'mmse'``).
+    """Choose firing thresholds by ``rule``, a name in :data:`RULES`.
 
     Returns:
         Positive and finite, shape (C,), or (1,) when not ``channel_wise``. A channel that never was active gets the
         smallest threshold of its layer, so that a spike it may emit one day does the least harm.
+
+    Raises:
+        ValueError: no such rule, or it returns something else than one finite number per channel.
     """
+    if rule not in RULES:
+        raise ValueError(f'threshold must be one of {list(RULES)}, not {rule!r}')
     if not channel_wise:
         histogram = histogram.merged()
-    if rule == 'max':
-        threshold = max_threshold(histogram)
-    elif rule == 'percentile':
-        threshold = percentile_threshold(histogram)
-    elif rule == 'mmse':
-        threshold = mmse_threshold(histogram, time_steps, rounding)
-    else:
-        raise ValueError(f"threshold must be 'max', 'percentile' or 'mmse', not {rule!r}")
+    threshold = RULES[rule](histogram, time_steps, rounding)
+    if threshold.shape != histogram.maximum.shape or not torch.isfinite(threshold).all():
+        raise ValueError(f'threshold rule {rule!r} must return one finite number for each of {len(histogram.maximum)} '
+                         f'channels, not {threshold!r}')
     return positive(threshold)
 
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
+import mmsnn
 from mmsnn.rates import clip_floor, clip_round
-from mmsnn.thresholds import BINS, ActivationHistogram, choose_threshold, mmse_threshold, squared_error
+from mmsnn.thresholds import BINS, RULES, ActivationHistogram, choose_threshold, mmse_threshold, squared_error
 
 
 def histogram_of(*batches):
@@ -87,5 +89,47 @@ def test_not_finite_is_refused(bad):
 
 
 def test_unknown_rule_is_refused():
-    with pytest.raises(ValueError, match="'max', 'percentile' or 'mmse'"):
+    with pytest.raises(ValueError, match="'max', 'percentile', 'mmse'"):
         choose_threshold(histogram_of(torch.rand(4, 1)), 'median', 8)
+
+
+@pytest.fixture
+def rule(monkeypatch):
+    """Registers a threshold rule for one test."""
+    return lambda function: monkeypatch.setitem(RULES, 'own', function)
+
+
+def test_a_registered_rule_is_used_with_its_levels_and_rounding(rule):
+    seen = []
+
+    def half(histogram, time_steps, rounding):
+        seen.append((time_steps, rounding))
+        return histogram.maximum / 2
+
+    rule(half)
+    snn = mmsnn.convert(nn.Sequential(nn.Identity(), nn.ReLU()), time_steps=4)
+    batch = torch.tensor([[1., 3.], [2., 0.]])
+    mmsnn.calibrate(snn, [batch], 'signed', threshold='own', rounding='floor', progress=False)
+    assert seen == [(8, 'floor')]  # r T levels with r = 2
+    neuron, = snn.neurons.values()
+    assert neuron.threshold.flatten().tolist() == [.5, .75]  # half the maximum at the rate of two spikes a step
+    mmsnn.calibrate(snn, [batch], 'none', threshold='own', channel_wise=False, progress=False)
+    assert neuron.threshold.flatten().tolist() == [1.5]
+
+
+def test_state_of_a_registered_rule_needs_the_rule(rule, monkeypatch):
+    rule(lambda histogram, time_steps, rounding: histogram.maximum)
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    snn = mmsnn.convert(net, time_steps=4)
+    mmsnn.calibrate(snn, [torch.randn(8, 2)], 'none', threshold='own', progress=False)
+    mmsnn.convert(net, time_steps=4).load_state_dict(snn.state_dict())
+    monkeypatch.delitem(RULES, 'own')
+    with pytest.raises(RuntimeError, match="threshold must be one of .* not 'own'"):
+        mmsnn.convert(net, time_steps=4).load_state_dict(snn.state_dict())
+
+
+@pytest.mark.parametrize('returned', [torch.tensor(1.), torch.full((2,), torch.nan)], ids=['scalar', 'nan'])
+def test_a_rule_that_returns_nonsense_is_named(rule, returned):
+    rule(lambda histogram, time_steps, rounding: returned)
+    with pytest.raises(ValueError, match="rule 'own' must return one finite number for each of 2 channels"):
+        choose_threshold(histogram_of(torch.rand(4, 2)), 'own', 8)

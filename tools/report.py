@@ -111,9 +111,9 @@ def main() -> None:
     made_with = dict(config=args.config, checkpoint=args.checkpoint, options=args.cfg_options,
                      num_images=args.num_images, test_images=args.test_images)
     try:
+        cfg = Config.fromfile(args.config)  # what it imports may add pipelines and threshold rules
         for pipeline in args.pipelines:
             parse_pipeline(pipeline)
-        cfg = Config.fromfile(args.config)
         cfg.merge_from_dict(args.cfg_options)
         calibration_hook(cfg)  # complains where there is none, or a wrong one
         out.mkdir(parents=True, exist_ok=True)

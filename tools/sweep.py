@@ -108,13 +108,13 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='override settings of the config, such as custom_hooks.0.iterations=500')
     args = parser.parse_args()
+    cfg = Config.fromfile(args.config)  # what it imports may add pipelines and threshold rules
     for pipeline in args.pipelines:
         try:
             parse_pipeline(pipeline)
         except ValueError as error:
             parser.error(f'--pipelines {pipeline}: {error}')
 
-    cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
     check_checkpoint(args.checkpoint)

@@ -1,0 +1,131 @@
+"""The documentation builds without a warning, and the programs in it run."""
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import mmsnn
+from mmsnn.thresholds import RULES
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / 'docs'
+
+
+def programs(page: str) -> list[str]:
+    """The blocks of a page that a comment before them says the tests run."""
+    blocks = re.findall(r'<!-- tests/test_docs.py runs this block. -->\s*```python\n(.*?)```',
+                        (DOCS / page).read_text(), re.DOTALL)
+    assert blocks, f'{page} has no block for the tests'
+    return blocks
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    for package in ('mkdocs', 'material', 'mkdocstrings_handlers.python'):
+        pytest.importorskip(package)
+    run = subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')],
+                         cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    pages = {path.stem for path in DOCS.glob('*.md')}
+    assert pages <= {path.stem for path in (tmp_path / 'site').glob('*.html')}
+    api = (tmp_path / 'site' / 'api.html').read_text()
+    missing = [name for name in mmsnn.__all__ if name != '__version__' and f'id="mmsnn.{name}"' not in api]
+    assert not missing, f'docs/api.md names all of mmsnn but {missing}'
+    left = re.findall(r':(?:class|func|data|meth):|\w::<', api)
+    assert not left, f'reStructuredText in the Python API: {left}'
+
+
+def test_docstrings_as_markdown(monkeypatch):
+    pytest.importorskip('griffe')
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from _docstrings import to_markdown
+    assert to_markdown('Counts::\n\nwith a:\n    b', 'm') == 'Counts:\n\n    with a:\n        b'
+    assert to_markdown('Is::\n\n    x = 1\n\nSee.', 'm') == 'Is:\n\n    x = 1\n\nSee.'
+    assert to_markdown('of :class:`Cost`, :func:`mmsnn.convert`', 'mmsnn.cost') == (
+        'of <autoref identifier="mmsnn.cost.Cost" optional><code>Cost</code></autoref>, '
+        '<autoref identifier="mmsnn.convert" optional><code>mmsnn.convert</code></autoref>')
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r'[\w/]+\.md', re.sub('#.*', '', (ROOT / 'mkdocs.yml').read_text())))
+    assert listed == {path.name for path in DOCS.glob('*.md')}
+
+
+def test_quick_start_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for program in programs('quick_start.md'):
+        exec(compile(program, 'quick_start.md', 'exec'), scope)
+    assert scope['y'].shape == (2, 10) and 'error after' in capsys.readouterr().out
+    again = mmsnn.convert(scope['ann'], time_steps=8)
+    again.load_state_dict(torch.load('snn.pth', weights_only=True))
+    assert (again(scope['x']) == scope['y']).all()
+
+
+def test_extending_adds_a_rule_and_a_pipeline():
+    rules, pipelines = dict(RULES), dict(mmsnn.PIPELINES)
+    try:
+        for program in programs('extending.md'):
+            exec(compile(program, 'extending.md', 'exec'), {})
+        snn = mmsnn.convert(nn.Sequential(nn.Identity(), nn.ReLU()), time_steps=4)
+        neuron, = snn.neurons.values()
+        values = torch.cat([torch.full((99, 1), 1.), torch.full((1, 1), 21.), torch.zeros(50, 1)])
+        mmsnn.calibrate(snn, [values], 'none', threshold='three-sigma', progress=False)
+        # Of the hundred that are not zero: mean 1.2, mean square (99 + 441) / 100 = 5.4, variance 5.4 - 1.44.
+        assert neuron.threshold.item() == pytest.approx(1.2 + 3 * 3.96 ** .5, rel=.01)
+        mmsnn.calibrate(snn, [values], 'careful', progress=False)
+        assert neuron.rule.signed and neuron.rule.max_spikes == 1 and snn.settings['rounds'] == 2
+    finally:
+        for own, before in ((RULES, rules), (mmsnn.PIPELINES, pipelines)):
+            own.clear()
+            own.update(before)
+
+
+def messages() -> str:
+    """All texts in the sources, with ``...`` in the place of values."""
+    texts = []
+    for path in [*(ROOT / 'mmsnn').glob('*.py'), *(ROOT / 'tools').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                texts.append(''.join(part.value if isinstance(part, ast.Constant) else '...' for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value.replace('%r', '...'))
+    return '\n'.join(texts)
+
+
+def test_messages_on_the_troubleshooting_page_are_those_of_the_code():
+    texts = messages()
+    cells = re.findall(r'^\| (`.*?) \|', (DOCS / 'troubleshooting.md').read_text(), re.MULTILINE)
+    quoted = [message for cell in cells for message in re.findall(r'`([^`]+)`', cell)]
+    assert len(quoted) > 40
+    lost = [message for message in quoted for part in message.split('...')
+            if part.strip('. :,()') and part.strip('. :,()') not in texts]
+    assert not lost, f'docs/troubleshooting.md quotes what no source says: {lost}'
+
+
+def test_figures_are_drawn_and_show_what_the_page_says(tmp_path, monkeypatch):
+    pytest.importorskip('matplotlib')
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    import figures
+    assert figures.neuron_figure(tmp_path / 'neuron.png') == (3, 1)  # spikes of the plain neuron, of the signed one
+    figures.rate_figure(tmp_path / 'rate.png')
+    for name in ('neuron.png', 'rate.png'):
+        assert (tmp_path / name).stat().st_size > 10_000 and (DOCS / 'images' / name).is_file()
+
+
+@pytest.mark.parametrize('rule, message', [('three-sigma', "checkpoint 'none.pth' does not exist"),
+                                           ('four-sigma', 'threshold must be one of')])
+def test_tools_know_what_a_config_imports(tmp_path, rule, message):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'my_rules.py').write_text(programs('extending.md')[0])
+    base = ROOT / 'configs' / 'resnet_cifar' / 'resnet20_snn-light_cifar10.py'
+    (tmp_path / 'config.py').write_text(f"_base_ = '{base}'\ncustom_imports = dict(imports=['mmsnn', 'my_rules'])\n")
+    run = subprocess.run([sys.executable, str(ROOT / 'tools' / 'sweep.py'), 'config.py', 'none.pth', '--pipelines',
+                          f'light:threshold={rule}'], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                         env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert run.returncode and message in run.stderr, run.stderr
