@@ -348,8 +348,8 @@ def preferred_steps(values: Env) -> int:
 
 
 def narrowest(limit: int) -> torch.dtype:
-    """The integers that take the least memory and hold counts up to ``limit``."""
-    return next(dtype for dtype in (torch.int8, torch.int16, torch.int32) if limit <= torch.iinfo(dtype).max)
+    """The integers that take the least memory and hold counts up to ``limit``; the compiler vectorises no int16."""
+    return torch.int8 if limit <= torch.iinfo(torch.int8).max else torch.int32
 
 
 def _format(shape: torch.Size) -> torch.memory_format:
