@@ -19,14 +19,14 @@ from .operations import is_max_pool
 from .simulate import Env, Plan, evaluate, is_neuron
 
 
-def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, threshold: Tensor, bias: Tensor,
-               rule: FiringRule, limit: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, threshold: Tensor,
+               reciprocal: Tensor, bias: Tensor, rule: FiringRule, limit: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
     """The equations of :func:`mmsnn.integrate_and_fire` and :func:`mmsnn.neurons.integrate_and_burst`, without state.
 
     Args:
         current: of each step, folded into the batch, (K N, ...), or the same at every step, (N, ...).
         potential, count: state before the first step, (N, ...): float32, and any dtype that holds ``limit``.
-        threshold: (1,) or (C,).
+        threshold, reciprocal: (1,) or (C,); see :func:`reciprocal_of`.
         bias: (1,) or (C,), or one for each of the K steps, (K, C).
         rule, limit: how the neurons fire, and the largest count.
         steps: K.
@@ -35,7 +35,7 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
     Returns:
         Spikes, (K N, ...), and the state after the last step.
     """
-    threshold = per_channel(threshold, potential)
+    threshold, reciprocal = per_channel(threshold, potential), per_channel(reciprocal, potential)
     varies = current.shape[0] != potential.shape[0] if steps > 1 else True
     folded = current.unflatten(0, (steps, -1)) if varies else None
     counted = None if count is None else count.to(potential.dtype)
@@ -44,7 +44,7 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
         constant = per_channel(bias[step] if bias.ndim > 1 else bias, potential)
         potential = potential + (current if folded is None else folded[step]) + constant
         if counted is not None:
-            fired = (potential / threshold).floor().clamp(rule.lowest, rule.max_spikes)
+            fired = (potential * reciprocal).floor().clamp(rule.lowest, rule.max_spikes)
             fired = (fired + counted).clamp(0, limit) - counted
             counted = counted + fired
             spike = fired * threshold
@@ -56,6 +56,11 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
             potential = potential - spike
         spikes.append(spike.to(dtype))
     return torch.cat(spikes), potential, None if count is None else counted.to(count.dtype)
+
+
+def reciprocal_of(threshold: Tensor) -> Tensor:
+    """1 / h, rounded up, so that a potential of k h gives k spikes as division does: products are faster."""
+    return torch.nextafter(1 / threshold, torch.full_like(threshold, math.inf))
 
 
 def count_spikes(spikes: Tensor, threshold: Tensor) -> Tensor:
@@ -136,13 +141,15 @@ class Chunk:
         for node in plan.varying:
             module = plan.modules[node]
             if is_neuron(node):
-                threshold = constant(f'threshold_{node.name}', _cast(module.threshold, dtype).float())
+                rounded = _cast(module.threshold, dtype).float()
+                threshold = constant(f'threshold_{node.name}', rounded)
+                reciprocal = constant(f'reciprocal_{node.name}', reciprocal_of(rounded))
                 bias = stepped[node] if node in stepped else constant(f'bias_{node.name}', module.bias.clone())
                 source = node.args[0]
                 current = value(source) if source in plan.varies else static[source]
                 potential, counts = states[State(node, 'potential')], states.get(State(node, 'count'))
                 fired = graph.call_function(fire_chunk, (
-                    current, potential, counts, threshold, bias, module.rule,
+                    current, potential, counts, threshold, reciprocal, bias, module.rule,
                     module.rule.max_rate * module.time_steps, steps, dtype))
                 folded[node] = graph.call_function(_item, (fired, 0))
                 updates[State(node, 'potential')] = graph.call_function(_item, (fired, 1))
@@ -338,7 +345,14 @@ def compiled(module: nn.Module, device: torch.device) -> Callable:
             'compile=True needs a C++ compiler, and %r is not to be found: simulating without. Install g++, or set CXX',
             compiler)
         return module
-    return torch.compile(module, fullgraph=True, options=dict(freezing=True))
+    program = torch.compile(module, fullgraph=True)
+
+    def run(*args):
+        # Given as an option of torch.compile it would come too late: tracing has to keep weights as constants already.
+        with torch._inductor.config.patch(freezing=True):
+            return program(*args)
+
+    return run
 
 
 def preferred_steps(values: Env) -> int:
