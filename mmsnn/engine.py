@@ -38,15 +38,17 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
     threshold, reciprocal = per_channel(threshold, potential), per_channel(reciprocal, potential)
     varies = current.shape[0] != potential.shape[0] if steps > 1 else True
     folded = current.unflatten(0, (steps, -1)) if varies else None
-    counted = None if count is None else count.to(potential.dtype)
+    counted = None if count is None else count.int()
     spikes = []
     for step in range(steps):
         constant = per_channel(bias[step] if bias.ndim > 1 else bias, potential)
         potential = potential + (current if folded is None else folded[step]) + constant
         if counted is not None:
-            fired = (potential * reciprocal).floor().clamp(rule.lowest, rule.max_spikes)
-            fired = (fired + counted).clamp(0, limit) - counted
-            counted = counted + fired
+            # Integers are clipped in fewer instructions than floating-point numbers, which may be NaN; isnan() is slow.
+            due = (potential * reciprocal).floor()
+            total = (due.int().clamp(rule.lowest, rule.max_spikes) + counted).clamp(0, limit)
+            fired = torch.where(due == due, (total - counted).to(due.dtype), due)
+            counted = total
             spike = fired * threshold
         else:
             spike = torch.where(potential >= threshold, threshold, 0.)
@@ -300,7 +302,7 @@ class Engine:
     def sums(self, values: Env, stops: Iterable[int], delay: int, chunk_steps: int | None) -> Iterator[tuple[int, Env]]:
         """As :meth:`mmsnn.simulate.Plan.sums`. The steps of a chunk divide ``delay`` and every stop."""
         stops = sorted(set(stops))
-        steps = math.gcd(chunk_steps or preferred_steps(values), delay, *stops)
+        steps = math.gcd(chunk_steps or preferred_steps(values, self.dtype), delay, *stops)
         recorders = {node: self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node)}
         chunk, run = self.chunk(steps, any(recorders.values()))
         static = self.plan.once(values)
@@ -355,10 +357,10 @@ def compiled(module: nn.Module, device: torch.device) -> Callable:
     return run
 
 
-def preferred_steps(values: Env) -> int:
+def preferred_steps(values: Env, dtype: torch.dtype) -> int:
     """How many steps one chunk should have: membranes are read and written once a chunk, but caches are small."""
     example = next(value for value in values.values() if isinstance(value, Tensor))
-    return 16 if example.is_cuda else 2
+    return 16 if example.is_cuda else 8 // dtype.itemsize
 
 
 def narrowest(limit: int) -> torch.dtype:

@@ -124,6 +124,16 @@ def test_outputs_lie_in_memory_as_those_of_the_ann(network):
         assert value.stride() == expected.stride()
 
 
+@pytest.mark.parametrize('calibration', [RULES['light'], RULES['signed']], ids=['light', 'signed'])
+def test_nan_is_not_hidden(calibration):
+    plain, _ = both(Residual, inputs(), calibration=calibration)
+    x = inputs()
+    x[0, 0, 3, 3] = float('nan')
+    for value, expected in zip(tree_leaves(eager(plain)(x)), tree_leaves(plain(x)), strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
+        assert value[0].isnan().any() == (calibration == RULES['signed']) and not value[1].isnan().any()
+
+
 def test_engine_notices_changed_weights_and_neurons():
     plain, _ = both(Residual, inputs())
     fast = eager(plain)
