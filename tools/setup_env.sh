@@ -5,11 +5,15 @@
 # wheel is kept in the user's cache folder, so another clone on the same machine does not compile again.
 #
 #   PYTHON=python3.11 tools/setup_env.sh     choose the interpreter
+#   VENV=folder REQUIREMENTS=file ...        another stack, elsewhere (noxfile.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '\033[1m[setup] %s\033[0m\n' "$*"; }
 die() { printf '\n[setup] ERROR: %s\n' "$*" >&2; exit 1; }
+
+venv=${VENV:-.venv}
+requirements=${REQUIREMENTS:-requirements.txt}
 
 find_python() {
     local candidate
@@ -26,8 +30,8 @@ find_python() {
 python=$(find_python) || die "Python >= 3.10 was not found (looked for \$PYTHON, python3, python3.10 to 3.13). Install it, or name it: PYTHON=/path/to/python3.11 make demo"
 
 # What the finished environment was made from; any change makes this script run again.
-stamp=$({ cat requirements.txt setup.py "$0"; "$python" -VV; pwd; } | sha256sum | cut -c1-16)
-if [ -f .venv/.mmsnn-"$stamp" ]; then
+stamp=$({ cat "$requirements" setup.py "$0"; "$python" -VV; pwd; } | sha256sum | cut -c1-16)
+if [ -f "$venv/.mmsnn-$stamp" ]; then
     exit 0
 fi
 
@@ -41,63 +45,65 @@ echo 'int main() { return 0; }' | "$compiler" -std=c++20 -x c++ -fsyntax-only - 
     die "'$compiler' does not understand -std=c++20, which torch's headers need (g++ >= 10 or clang >= 12; set CXX)"
 need_gb=12
 free_gb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
-[ -d .venv ] || [ "$free_gb" -ge $need_gb ] ||
+[ -d "$venv" ] || [ "$free_gb" -ge $need_gb ] ||
     die "the environment needs about $need_gb GB (PyTorch's CUDA build), only $free_gb GB are free in $(pwd)"
 
 # --- install -----------------------------------------------------------------------------------------
-say "environment: $(pwd)/.venv with $("$python" -V) ($python)"
-[ -x .venv/bin/python ] && [ "$(.venv/bin/python -VV 2>/dev/null)" = "$("$python" -VV)" ] || { rm -rf .venv; "$python" -m venv .venv; }
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+say "environment: $(pwd)/$venv with $("$python" -V) ($python)"
+[ -x "$venv/bin/python" ] && [ "$("$venv/bin/python" -VV 2>/dev/null)" = "$("$python" -VV)" ] ||
+    { rm -rf "$venv"; "$python" -m venv "$venv"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # On a terminal pip's own progress bars show that something happens; in a log they are noise.
 quiet=--quiet; [ -t 1 ] && quiet=--progress-bar=on
-pinned() { grep -E "^$1==" requirements.txt; }
+pinned() { grep -E "^($1)==" "$requirements"; }
 
 say "1/4 PyTorch (downloads about 3 GB the first time)"
-pip install $quiet "$(pinned torch)" "$(pinned torchvision)" 'setuptools<81' wheel ninja psutil
+mapfile -t torch < <(pinned 'torch|torchvision|numpy')
+pip install $quiet "${torch[@]}" 'setuptools<81' wheel ninja psutil
 
-mmcv=$(pinned onedl-mmcv)
-abi=$(.venv/bin/python -c 'import sys, torch, platform; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}-{platform.machine()}")')
+mmcv=$(pinned 'mmcv|onedl-mmcv')
+abi=$("$venv/bin/python" -c 'import sys, torch, platform; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}-{platform.machine()}")')
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmsnn/${mmcv/==/-}-$abi
 if compgen -G "$wheels/*.whl" >/dev/null; then
     say "2/4 mmcv ops: using the wheel compiled before ($wheels)"
 else
-    say "2/4 mmcv ops: compiling, about 10 minutes on 2 cores, once per machine (log: .venv/mmcv-build.log)"
+    say "2/4 mmcv ops: compiling, about 10 minutes on 2 cores, once per machine (log: $venv/mmcv-build.log)"
     # mmcv asks for -std=c++17, torch's headers need C++20, and the last -std on the command line wins.
-    mkdir -p .venv/compiler "$wheels"
+    mkdir -p "$venv/compiler" "$wheels"
     for tool in gcc g++; do
         [ $tool = g++ ] && real=$compiler extra=-std=c++20 || { real=${CC:-gcc}; extra=; }
         # ninja compiles .cpp with $CXX; distutils links with $CC, whose last -std is ignored for objects.
-        printf '#!/bin/sh\nexec %s "$@" %s\n' "$real" "$extra" >.venv/compiler/$tool
-        chmod +x .venv/compiler/$tool
+        printf '#!/bin/sh\nexec %s "$@" %s\n' "$real" "$extra" >"$venv/compiler/$tool"
+        chmod +x "$venv/compiler/$tool"
     done
     build=$(mktemp -d "$wheels/build.XXXXXX")
     trap 'rm -rf "$build"' EXIT
-    CC=$PWD/.venv/compiler/g++ CXX=$PWD/.venv/compiler/g++ MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
-        pip wheel -v --no-build-isolation --no-deps --wheel-dir "$build" "$mmcv" >.venv/mmcv-build.log 2>&1 &
+    CC=$PWD/$venv/compiler/g++ CXX=$PWD/$venv/compiler/g++ MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
+        pip wheel -v --no-build-isolation --no-deps --wheel-dir "$build" "$mmcv" >"$venv/mmcv-build.log" 2>&1 &
     job=$!
     while kill -0 $job 2>/dev/null; do
         sleep 5
-        progress=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' .venv/mmcv-build.log | tail -n 1 || true)
+        progress=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$venv/mmcv-build.log" | tail -n 1 || true)
         [ -n "$progress" ] && [ "$progress" != "${shown:-}" ] && printf '[setup]     compiled %s\n' "$progress"
         shown=$progress
     done
-    wait $job || { tail -n 30 .venv/mmcv-build.log >&2; die "compiling mmcv failed; the whole log is in $(pwd)/.venv/mmcv-build.log"; }
+    wait $job || { tail -n 30 "$venv/mmcv-build.log" >&2; die "compiling mmcv failed; the whole log is in $(pwd)/$venv/mmcv-build.log"; }
     mv "$build"/*.whl "$wheels"/
 fi
 
 say "3/4 mmengine, mmdetection, mmpretrain and tools"
 pip install --quiet --no-deps "$wheels"/*.whl
-pip install $quiet --no-build-isolation -r requirements.txt
+pip install $quiet --no-build-isolation -r "$requirements"
 # It reads the NIR files of the tests. Its requirements (torchaudio, tensorboard ...) serve other parts of it; those of
 # this part are in requirements.txt.
 pip install --quiet --no-deps spikingjelly==2.0.0
 
 say "4/4 mmsnn itself (editable)"
 pip install --quiet --no-build-isolation --no-deps -e .
-.venv/bin/python - <<'PY' || die "the environment was built but does not import; see above"
+"$venv/bin/python" - <<'PY' || die "the environment was built but does not import; see above"
 import mmcv.ops, mmdet, mmengine, mmpretrain, torch, torchvision
 assert mmcv.ops.nms(torch.tensor([[0., 0., 1., 1.]]), torch.tensor([1.]), .5)[0].shape == (1, 5)
 PY
-rm -f .venv/.mmsnn-*
-touch .venv/.mmsnn-"$stamp"
+rm -f "$venv"/.mmsnn-*
+touch "$venv/.mmsnn-$stamp"
 say "done"
