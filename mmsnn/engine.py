@@ -19,8 +19,9 @@ from .operations import is_max_pool
 from .simulate import Env, Plan, evaluate, is_neuron
 
 
-def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, threshold: Tensor,
-               reciprocal: Tensor, bias: Tensor, rule: FiringRule, limit: int, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, threshold: Tensor, reciprocal: Tensor,
+               bias: Tensor, rule: FiringRule, limit: int, steps: int, dtype: torch.dtype,
+               ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The equations of :func:`mmsnn.integrate_and_fire` and :func:`mmsnn.neurons.integrate_and_burst`, without state.
 
     Args:

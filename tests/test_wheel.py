@@ -52,7 +52,8 @@ def test_wheel_works_in_another_environment(wheel, tmp_path):
     (site / 'others.pth').write_text(sysconfig.get_paths()['purelib'])
     without = subprocess.run([python, '-c', 'import mmsnn'], cwd=tmp_path, capture_output=True, text=True)
     assert 'ModuleNotFoundError' in without.stderr
-    subprocess.run([sys.executable, '-m', 'pip', '--quiet', 'install', '--no-deps', '--target', site, wheel], check=True)
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--target', site, wheel],
+                   check=True)
     (tmp_path / 'config.py').write_text(CONFIG)
     result = subprocess.run([python, '-c', textwrap.dedent(SCRIPT), tmp_path / 'config.py'], cwd=tmp_path,
                             capture_output=True, text=True)
