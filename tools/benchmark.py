@@ -274,7 +274,8 @@ def breakdown(args: argparse.Namespace) -> list[dict]:
 def kind_of(operation: str) -> str:
     """What an operation that the profiler reports belongs to; ``calls`` is what wraps and finds operations."""
     if operation in ('aten::mkldnn_convolution', 'aten::_slow_conv2d_forward', 'mkldnn::_convolution_pointwise',
-                     'aten::thnn_conv2d', 'aten::_conv_depthwise2d', 'aten::addmm', 'aten::mm'):
+                     'mkldnn::_convolution_pointwise_', 'aten::thnn_conv2d', 'aten::_conv_depthwise2d', 'aten::addmm',
+                     'aten::mm'):
         return 'convolutions'
     if operation.startswith(('TorchDynamo', 'Torch-Compiled', 'aten::conv', 'aten::_conv', 'Pregraph')):
         return 'calls'
