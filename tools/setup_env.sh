@@ -94,9 +94,11 @@ fi
 say "3/4 mmengine, mmdetection, mmpretrain and tools"
 pip install --quiet --no-deps "$wheels"/*.whl
 pip install $quiet --no-build-isolation -r "$requirements"
-# It reads the NIR files of the tests. Its requirements (torchaudio, tensorboard ...) serve other parts of it; those of
-# this part are in requirements.txt.
-pip install --quiet --no-deps spikingjelly==2.0.0
+# It reads the NIR files of the tests, where Python is new enough for it. Its requirements (torchaudio, tensorboard ...)
+# serve other parts of it; those of this part are in requirements.txt.
+if [ "$requirements" = requirements.txt ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    pip install --quiet --no-deps spikingjelly==2.0.0
+fi
 
 say "4/4 mmsnn itself (editable)"
 pip install --quiet --no-build-isolation --no-deps -e .
