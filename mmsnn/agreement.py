@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from .registry import METRICS
@@ -82,7 +83,7 @@ class AgreementMetric(BaseMetric):
         return OrderedDict((f'bbox_{item}', 0. if objects else -1.) for item in ('mAP', 'mAP_50', 'mAP_75'))
 
 
-def ann_predictions(model: nn.Module, data_batch: dict) -> list:
+def ann_predictions(model: BaseModel, data_batch: dict) -> list:
     """What ``model`` predicts for a batch with the ANN in the place of every spiking part."""
     parts = [module for module in model.modules() if isinstance(module, SpikingWrapper)]
     before = [part.runs_as for part in parts]

@@ -2,7 +2,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from .network import SpikingNetwork, neuron_name
@@ -14,7 +14,7 @@ QUANTILES = dict(q05=.05, q25=.25, median=.5, q75=.75, q95=.95)  # box and whisk
 
 
 @torch.no_grad()
-def channel_errors(snn: SpikingNetwork, ann: nn.Module, batches: Iterable[Tensor],
+def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[Tensor],
                    progress: bool = False) -> dict[str, Tensor]:
     """Relative error of each channel of each layer of neurons, the whole network spiking.
 

@@ -1,5 +1,6 @@
 """Whole classifiers as spiking networks, and plain torch networks as classifiers of mmpretrain."""
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -57,7 +58,8 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         if mode == 'tensor':
             return scores
         # What the ANN makes of its scores is the head's business, or the model's own where it has no head (timm).
-        return getattr(self.ann, 'head', self.ann)._get_predictions(scores, data_samples)
+        head: Any = getattr(self.ann, 'head', self.ann)
+        return head._get_predictions(scores, data_samples)
 
 
 @MODELS.register_module()

@@ -3,8 +3,9 @@ import copy
 import functools
 import inspect
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
+from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
@@ -161,7 +162,7 @@ def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     def readers(changed: fx.Node) -> list[fx.Node]:
         return [user for user in changed.users if position.get(user, 0) > position[node]]
 
-    changed = node.args[0] if node.args else node.kwargs['input']
+    changed: Any = node.args[0] if node.args else node.kwargs['input']
     for user in readers(changed):
         user.replace_input_with(changed, node)
     while is_view(changed):
@@ -174,12 +175,12 @@ def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
 def _batch_norm_as_module(network: fx.GraphModule, node: fx.Node) -> None:
     """Turn ``F.batch_norm`` on a module's own tensors (as in timm) into a module, which folding can deal with."""
     names = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training', 'momentum', 'eps')
-    arguments = dict(zip(names, node.args)) | node.kwargs
+    arguments: dict[str, Any] = dict(zip(names, node.args)) | node.kwargs
     tensors = [arguments.get(name) for name in names[1:5]]
     if any(isinstance(tensor, fx.Node) and tensor.op != 'get_attr' for tensor in tensors) or None in tensors[:2]:
         return
-    mean, variance, weight, bias = (
-        None if tensor is None else operator.attrgetter(tensor.target)(network) for tensor in tensors)
+    values: list[Any] = [None if tensor is None else operator.attrgetter(tensor.target)(network) for tensor in tensors]
+    mean, variance, weight, bias = values
     norm = nn.BatchNorm2d(len(mean), eps=arguments.get('eps', 1e-5), affine=False).eval()
     norm.running_mean, norm.running_var, norm.weight, norm.bias = mean, variance, weight, bias
     name = f'{node.name}_as_module'
@@ -204,8 +205,8 @@ def fold_batch_norm(network: fx.GraphModule) -> None:
         if (norm.running_mean is None or not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
                 or len(layer_node.users) > 1 or calls.count(layer_node.target) > 1):
             continue
-        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        network.set_submodule(layer_node.target, fuse(layer, _with_affine(norm)))
+        fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        network.set_submodule(str(layer_node.target), fuse(layer, _with_affine(norm)))
         node.replace_all_uses_with(layer_node)
         network.graph.erase_node(node)
 
@@ -236,7 +237,8 @@ def pool_before_static_relu(network: fx.GraphModule) -> None:
 def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str]) -> None:
     """Replace the selected ReLU call sites by neurons; refuse what is neither affine, excluded nor a max pooling."""
     graph = network.graph
-    network.add_module('neurons', nn.Module())
+    neurons = nn.Module()
+    network.add_module('neurons', neurons)
     varies = varying_nodes(graph)
     unsupported, unmatched = [], set(include) | set(exclude)
     for node in list(graph.nodes):
@@ -253,7 +255,7 @@ def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str
             unsupported.append(f'  {names[0]}: {_describe(node)}')
             continue
         name = node.name
-        network.neurons.add_module(name, IFNeuron(ceiling))
+        neurons.add_module(name, IFNeuron(ceiling))
         with graph.inserting_after(node):
             neuron = graph.call_module(f'neurons.{name}', (node.args[0] if node.args else node.kwargs['input'],))
         varies.add(neuron)
@@ -281,7 +283,7 @@ def varying_nodes(graph: fx.Graph) -> set[fx.Node]:
 def qualified_names(node: fx.Node) -> list[str]:
     """Names a pattern can match: the module path of the call site (``layer1.0.relu``) and the node's own name."""
     if node.op == 'call_module':
-        return [node.target, node.name]
+        return [str(node.target), node.name]
     owners = list(node.meta.get('nn_module_stack', {}).values())
     owner = owners[-1][0] if owners else ''
     return [f'{owner}.{node.name}' if owner else node.name, node.name]

@@ -1,5 +1,5 @@
 """What calibrating a layer measures, and corrects in closed form: bias and initial potential [section 4.4]."""
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,10 +36,10 @@ class Errors(NamedTuple):
 
 def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) -> Errors:
     """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
-    channel: Tensor | float = 0.
-    position: Tensor | float = 0.
-    spikes: Tensor | float = 0.  # sum over images and positions at each step
-    sums: Tensor | float = 0.  # of squared errors, of squares, of images, of positions
+    channel: Any = 0.  # like all of these, tensors from the first batch on
+    position: Any = 0.
+    spikes: Any = 0.  # sum over images and positions at each step
+    sums: Any = 0.  # of squared errors, of squares, of images, of positions
     for index in range(len(layer.sweep.batches)):
         activation = layer.activation(index)
         rate, by_step = layer.rate(index, keep)
@@ -64,7 +64,7 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
 
 def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
     """Add the mean error of each channel to its bias [section 4.4, LCP], or that of each step to the step's bias."""
-    neuron.bias = neuron.bias + (errors.step if pipeline.bias_per_step else errors.channel)
+    neuron.bias = neuron.bias + (errors.channel if errors.step is None else errors.step)
 
 
 def correct_potential(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
@@ -81,6 +81,7 @@ def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
             found = currents.movedim(2, 0).flatten(1).amax(1)
             largest = found if largest is None else torch.maximum(largest, found)
         steps.update()
+    assert largest is not None
     largest = largest_of_all(largest)
     return positive(largest if channel_wise else largest.amax(0, keepdim=True))
 

@@ -5,12 +5,16 @@ synaptic operation each. A negative spike counts as one, a burst of k spikes as 
 """
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
 
 from .network import SpikingNetwork, neuron_name
+from .operations import module_of
 from .simulate import Env, evaluate, is_neuron
+
+Weighted = nn.Linear | nn.modules.conv._ConvNd  # layers whose outputs are connected to their inputs
 
 
 @dataclass
@@ -106,7 +110,9 @@ def analyse(snn: SpikingNetwork, values: Env) -> tuple[dict[str, float], dict[st
         number of neurons; the MACs of the layers before the first neurons, and those of the whole ANN.
     """
     env = {node: value[:1] if isinstance(value, Tensor) else value for node, value in values.items()}
-    fan_out, neurons, analog, total = {}, {}, 0, 0
+    fan_out: dict[str, float] = {}
+    neurons: dict[str, int] = {}
+    analog = total = 0
     for node in (*snn.plan.static, *snn.plan.varying):
         module = snn.plan.modules[node]
         env[node] = evaluate(node, env, module)
@@ -125,12 +131,12 @@ def analyse(snn: SpikingNetwork, values: Env) -> tuple[dict[str, float], dict[st
     return fan_out, neurons, analog, total
 
 
-def has_weights(module: nn.Module | None) -> bool:
+def has_weights(module: nn.Module | None) -> TypeGuard[Weighted]:
     """True for convolutions and linear layers, whose outputs are connected to their inputs."""
-    return isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+    return isinstance(module, Weighted)
 
 
-def connections(module: nn.Module, incoming: Tensor, outgoing: Tensor) -> int:
+def connections(module: Weighted, incoming: Tensor, outgoing: Tensor) -> int:
     """Multiply-accumulate operations of a convolution or linear layer, those with padding included."""
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return incoming.numel() * module.weight[0].numel()
@@ -147,7 +153,8 @@ def feeding_neurons(node: fx.Node) -> set[fx.Node]:
         seen.add(current)
         if is_neuron(current):
             found.add(current)
-        elif not (current.op == 'call_module' and any(
-                True for _ in current.graph.owning_module.get_submodule(current.target).parameters())):
+            continue
+        module = module_of(current)
+        if module is None or not any(True for _ in module.parameters()):
             stack.extend(current.all_input_nodes)
     return found

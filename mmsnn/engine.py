@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .neurons import FiringRule, per_channel
-from .operations import is_max_pool
+from .operations import is_max_pool, source_of
 from .simulate import Env, Plan, evaluate, is_neuron
 
 
@@ -58,7 +58,7 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
         else:
             potential = potential - spike
         spikes.append(spike.to(dtype))
-    return torch.cat(spikes), potential, None if count is None else counted.to(count.dtype)
+    return torch.cat(spikes), potential, None if count is None or counted is None else counted.to(count.dtype)
 
 
 def reciprocal_of(threshold: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class State(NamedTuple):
 
     node: fx.Node
     kind: str
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # a tuple's own index() is not needed
 
 
 class Chunk:
@@ -148,7 +148,7 @@ class Chunk:
                 threshold = constant(f'threshold_{node.name}', rounded)
                 reciprocal = constant(f'reciprocal_{node.name}', reciprocal_of(rounded))
                 bias = stepped[node] if node in stepped else constant(f'bias_{node.name}', module.bias.clone())
-                source = node.args[0]
+                source = source_of(node)
                 current = value(source) if source in plan.varies else static[source]
                 potential, counts = states[State(node, 'potential')], states.get(State(node, 'count'))
                 fired = graph.call_function(fire_chunk, (
@@ -162,7 +162,7 @@ class Chunk:
                     spikes.append(graph.call_function(count_spikes, (folded[node], threshold)))
                 continue
             if node.op == 'call_module':
-                name = node.target.replace('.', '_')
+                name = str(node.target).replace('.', '_')
                 if not hasattr(root, name):
                     root.add_module(name, _cast(copy.deepcopy(module), dtype))
             if node in plan.running:
@@ -183,7 +183,7 @@ class Chunk:
             value(arg)  # its nodes must come before
         copied = graph.node_copy(node, value)
         if node.op == 'call_module':
-            copied.target = node.target.replace('.', '_')
+            copied.target = str(node.target).replace('.', '_')
         return copied
 
     def _run_analog(self, node: fx.Node, graph: fx.Graph, value, states: dict, updates: dict,

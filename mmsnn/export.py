@@ -62,8 +62,10 @@ def to_onnx(snn: SpikingNetwork, example: Tensor) -> 'torch.onnx.ONNXProgram':
     names = ['output', *(f'output_{index}' for index in range(1, len(outputs)))]
     # A batch of 1 in the example would be taken for a constant.
     example = torch.cat([example, example])[:2]
-    return torch.onnx.export(simulation, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')},),
-                             input_names=['input'], output_names=names, verbose=False)
+    program = torch.onnx.export(simulation, (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')},),
+                                input_names=['input'], output_names=names, verbose=False)
+    assert program is not None  # None comes only with dynamo=False
+    return program
 
 
 class Simulation(nn.Module):
@@ -80,7 +82,7 @@ class Simulation(nn.Module):
 
     def __init__(self, snn: SpikingNetwork, example: Tensor) -> None:
         super().__init__()
-        snn._check_calibrated()
+        settings = snn._check_calibrated()
         if snn.dtype != 'float32':
             raise ExportError(f"the network simulates in dtype={snn.dtype!r}, the ONNX model in float32, which gives "
                               "other spikes: convert with dtype='float32'")
@@ -93,7 +95,7 @@ class Simulation(nn.Module):
         self.shapes = snn._compiled().shapes(snn.bind(example))
         self.step = self.chunk.graph_module
         self._fix_shapes()
-        self.shift = snn.settings['shift']
+        self.shift = settings['shift']
         self.eval()
 
     def _fix_shapes(self) -> None:

@@ -1,6 +1,6 @@
 """Calibration as part of a test run."""
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class CalibrationHook(Hook):
                     runner.visualizer.add_scalars(
                         {f'{metric.prefix}/{key}': value for key, value in layer.items()}, step=number)
 
-    def calibrate(self, model: nn.Module, cfg: Config, logger: MMLogger) -> None:
+    def calibrate(self, model: BaseModel, cfg: Config, logger: MMLogger) -> None:
         """Calibrate every spiking part of ``model`` on images that ``cfg`` describes.
 
         Raises:
@@ -124,14 +124,14 @@ class CalibrationHook(Hook):
             self.reports[name] = part.calibrate(batches, self.pipeline, **options)
             logger.info(f'{name}, calibrated:\n{self.reports[name]}')
 
-    def batches(self, model: nn.Module, cfg: Config) -> Iterator[Tensor]:
+    def batches(self, model: BaseModel, cfg: Config) -> Iterator[Tensor]:
         """Yield this process's share of preprocessed image batches (N, 3, H, W), each at its own size.
 
         Raises:
             ValueError: there are fewer images than asked for.
         """
         if self.images is not None:
-            yield from self._stored_batches(model)
+            yield from self._stored_batches(self.images, model)
             return
         dataset_cfg = copy.deepcopy(self.dataset or cfg.train_dataloader.dataset)
         if self.dataset is None:
@@ -151,17 +151,17 @@ class CalibrationHook(Hook):
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
 
-    def _stored_batches(self, model: nn.Module) -> list[Tensor]:
+    def _stored_batches(self, path: str, model: nn.Module) -> Sequence[Tensor]:
         """The first ``num_images`` of the images in a file, in batches of ``batch_size``."""
         device = next(model.parameters()).device
         try:
-            images = torch.cat(torch.load(self.images, map_location=device, weights_only=True))
+            images = torch.cat(torch.load(path, map_location=device, weights_only=True))
         except Exception as error:  # whatever a damaged file makes of the formats that torch tries
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f'{self.images} holds no batches of images as tools/synthesise.py writes them '
+            raise ValueError(f'{path} holds no batches of images as tools/synthesise.py writes them '
                              f'({reason})') from error
         if len(images) < self.num_images:
-            raise ValueError(f'calibration asks for {self.num_images} images, but {self.images} has {len(images)}: '
+            raise ValueError(f'calibration asks for {self.num_images} images, but {path} has {len(images)}: '
                              'lower num_images')
         return own(images[:self.num_images].split(self.batch_size))
 

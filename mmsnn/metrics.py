@@ -6,7 +6,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import nn
 
-from .cost import Cost, CostCounter, connections, has_weights
+from .cost import Cost, CostCounter, Weighted, connections, has_weights
 from .registry import METRICS
 from .wrapper import SpikingWrapper, spiking_parts
 
@@ -66,7 +66,7 @@ class SpikeMetric(BaseMetric):
         self._handles = [module.register_forward_hook(self._count_other) for module in model.modules()
                          if module not in spiking and has_weights(module)]
 
-    def _count_other(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+    def _count_other(self, module: Weighted, inputs: tuple, output: torch.Tensor) -> None:
         if all(part.runs_as == 'snn' for part in self._parts):  # AgreementMetric lets the same model run as ANN too
             self._other_macs += connections(module, inputs[0], output)
 

@@ -8,8 +8,9 @@ from torch import Tensor, fx, nn
 
 from .engine import Engine
 from .neurons import IFNeuron, per_channel
+from .operations import source_of
 from .pipelines import Pipeline
-from .simulate import Env, Plan, chunk_steps_for, evaluate, is_neuron
+from .simulate import Env, Plan, chunk_steps_for, evaluate, is_neuron, neuron_of
 
 READOUTS = ('spikes', 'potential')
 DTYPES = ('float32', 'bfloat16')
@@ -17,7 +18,7 @@ DTYPES = ('float32', 'bfloat16')
 
 def neuron_name(node: fx.Node) -> str:
     """Name of the layer of neurons that a node calls: that of the ReLU call site it replaced."""
-    return node.target.removeprefix('neurons.')
+    return str(node.target).removeprefix('neurons.')
 
 
 class SpikingNetwork(nn.Module):
@@ -35,6 +36,9 @@ class SpikingNetwork(nn.Module):
         settings: what the network was calibrated with (plain types); None before calibration. It is part of
             ``state_dict()``, and loading a state made for another T is refused.
     """
+
+    compile: bool  # type: ignore[assignment]  # nn.Module has a method of this name, which is not needed here
+    _settings: Tensor
 
     def __init__(self, network: fx.GraphModule, time_steps: int, readout: str = 'spikes',
                  chunk_steps: int | None = None, delay: int = 0, dtype: str = 'float32', compile: bool = False) -> None:
@@ -74,7 +78,7 @@ class SpikingNetwork(nn.Module):
     @property
     def neurons(self) -> dict[str, IFNeuron]:
         """The layers of neurons by name, in the order in which the network computes them."""
-        return {neuron_name(node): self.network.get_submodule(node.target) for node in self.neuron_nodes}
+        return {neuron_name(node): neuron_of(node) for node in self.neuron_nodes}
 
     @property
     def plan(self) -> Plan:
@@ -89,7 +93,7 @@ class SpikingNetwork(nn.Module):
 
     def _read_from(self, node: fx.Node) -> fx.Node:
         """The node that is averaged over time to give an output: for a potential readout, a neuron's current."""
-        return node.args[0] if self.readout == 'potential' and is_neuron(node) else node
+        return source_of(node) if self.readout == 'potential' and is_neuron(node) else node
 
     def bind(self, *args, **kwargs) -> Env:
         """Return the values of the graph's placeholders for a call with these arguments."""
@@ -142,7 +146,7 @@ class SpikingNetwork(nn.Module):
             example = next(value for value in values.values() if isinstance(value, Tensor))
             chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
             running = self.plan.sums(values, wanted, self.delay, chunk_steps)
-        shift = self.settings['shift']
+        shift = self._check_calibrated()['shift']
         return {step: self._outputs(sums, static, step, shift) for step, sums in running}
 
     def _compiled(self) -> Engine:
@@ -156,7 +160,7 @@ class SpikingNetwork(nn.Module):
             source = self._read_from(node)
             mean = sums[source] / (step - self.delay) if source in sums else static[source]
             if source is not node:
-                neuron = self.network.get_submodule(node.target)
+                neuron = neuron_of(node)
                 mean = neuron(mean + self._calibrated_current(neuron, mean, shift))
             return mean
 
@@ -175,13 +179,20 @@ class SpikingNetwork(nn.Module):
             env = self.plan.once(self.bind(*args, **kwargs))
             for node in self.plan.varying:
                 module = self.plan.modules[node]
-                env[node] = module.rate(env[node.args[0]]) if is_neuron(node) else evaluate(node, env, module)
+                env[node] = module.rate(env[source_of(node)]) if is_neuron(node) else evaluate(node, env, module)
         return self._outputs({}, env, self.time_steps, self.settings['shift'])
 
-    def _check_calibrated(self) -> None:
-        if self.settings is None:
+    def _check_calibrated(self) -> dict:
+        """Return the settings.
+
+        Raises:
+            RuntimeError: the network has not been calibrated.
+        """
+        settings = self.settings
+        if settings is None:
             raise RuntimeError('this spiking network has no thresholds yet: call mmsnn.calibrate(snn, batches), add '
                                'mmsnn.CalibrationHook to the config, or load a checkpoint made by tools/calibrate.py')
+        return settings
 
     def _calibrated_current(self, neuron: IFNeuron, current: Tensor, shift: str | None) -> Tensor:
         """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""

@@ -12,8 +12,8 @@ are normalised [Eq. 5 of the paper, with calibrated thresholds in the place of l
 All potentials are thereby divided by h_i, so that the same spikes come at the same steps.
 """
 import operator
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 
 from .network import SpikingNetwork, neuron_name
 from .neurons import IFNeuron
-from .operations import is_max_pool, module_of
+from .operations import is_max_pool, module_of, source_of
 from .simulate import evaluate, is_neuron
 from .version import __version__
 
@@ -76,14 +76,14 @@ class _Builder:
     def __init__(self, snn: SpikingNetwork, example: Tensor) -> None:
         import nir
         self.nir, self.snn = nir, snn
-        self.nodes: dict[str, object] = {}
+        self.nodes: dict[str, Any] = {}
         self.edges: list[tuple[str, str]] = []
         self.terms: dict[fx.Node, list[Term] | None] = {}  # None: behind something that has been refused
         self.problems: list[str] = []
         # Neurons rectify here, which gives every value the shape that it has at one step.
         self.values = snn.bind(example[:1])
         parameter = next(snn.parameters(), example)
-        self.options = dict(dtype=parameter.dtype, device='cpu')
+        self.options: dict[str, Any] = dict(dtype=parameter.dtype, device='cpu')
 
     @torch.no_grad()
     def build(self):
@@ -124,12 +124,14 @@ class _Builder:
         return f'{neuron_name(node) if is_neuron(node) else node.name} ({type(module).__name__})'
 
     def _handler(self, node: fx.Node, module: nn.Module | None) -> Callable:
-        modules = {IFNeuron: self._neuron, nn.Conv2d: self._convolve, nn.Linear: self._linear,
-                   nn.AvgPool2d: self._average, nn.AdaptiveAvgPool2d: self._adaptive_average,
-                   nn.Flatten: self._reshape, nn.Identity: self._reshape}
-        functions = {F.adaptive_avg_pool2d: self._adaptive_average, torch.mean: self._mean, 'mean': self._mean,
-                     operator.add: self._add, torch.add: self._add, 'add': self._add,
-                     operator.getitem: self._slice, F.pad: self._pad}
+        modules: dict[type, Callable] = {
+            IFNeuron: self._neuron, nn.Conv2d: self._convolve, nn.Linear: self._linear,
+            nn.AvgPool2d: self._average, nn.AdaptiveAvgPool2d: self._adaptive_average,
+            nn.Flatten: self._reshape, nn.Identity: self._reshape}
+        functions: dict[object, Callable] = {
+            F.adaptive_avg_pool2d: self._adaptive_average, torch.mean: self._mean, 'mean': self._mean,
+            operator.add: self._add, torch.add: self._add, 'add': self._add,
+            operator.getitem: self._slice, F.pad: self._pad}
         functions |= dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, 'flatten', 'reshape', 'view',
                                     'squeeze', 'contiguous', 'clone', 'detach'), self._reshape)
         if is_max_pool(node):
@@ -162,10 +164,10 @@ class _Builder:
 
     # Neurons
 
-    def _neuron(self, node: fx.Node, neuron: nn.Module) -> list[Term]:
-        source, shape = node.args[0], self.values[node].shape[1:]
+    def _neuron(self, node: fx.Node, neuron: IFNeuron) -> list[Term]:
+        source, shape = source_of(node), self.values[node].shape[1:]
         threshold, bias = (self._per_channel(value, shape[0]) for value in (neuron.threshold, neuron.mean_bias))
-        terms = self.terms[source]
+        terms = self._terms_of(source)
         # The bias goes where weights are changed anyway.
         holder = next((term for term in terms if self._absorbs(term)), terms[0])
         currents = [self._scaled(term, source, 1 / threshold, bias / threshold if term is holder else None)
@@ -189,10 +191,10 @@ class _Builder:
 
     def _convolution(self, node: fx.Node, weight: Tensor, bias: Tensor | None = None, stride=(1, 1), padding=(0, 0),
                      dilation=(1, 1)) -> list[Term]:
-        names, scale = self._joined(node.args[0])
+        names, scale = self._joined(source_of(node))
         bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().to(**self.options)
         convolution = self.nir.Conv2d(
-            input_shape=tuple(self.values[node.args[0]].shape[2:]), weight=weight * scale.view(-1, 1, 1), bias=bias,
+            input_shape=tuple(self.values[source_of(node)].shape[2:]), weight=weight * scale.view(-1, 1, 1), bias=bias,
             stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation), groups=1)
         return [self._term(node, convolution, names)]
 
@@ -200,7 +202,7 @@ class _Builder:
         if self.values[node].ndim != 2:
             raise ExportError(f'its input has shape (N, {", ".join(map(str, self.values[node].shape[1:]))}); NIR has '
                               'linear layers on vectors only: flatten before it')
-        names, scale = self._joined(node.args[0])
+        names, scale = self._joined(source_of(node))
         weight = linear.weight.detach().to(**self.options) * scale
         bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach().to(**self.options)
         return [self._term(node, self.nir.Affine(weight=weight, bias=bias), names)]
@@ -214,13 +216,13 @@ class _Builder:
         return self._pool(node, kernel, stride, padding)
 
     def _adaptive_average(self, node: fx.Node, _module: nn.Module | None) -> list[Term]:
-        before, after = (np.array(self.values[n].shape[2:]) for n in (node.args[0], node))
+        before, after = (np.array(self.values[n].shape[2:]) for n in (source_of(node), node))
         if (before % after).any():
             raise ExportError(f'{tuple(before)} is no multiple of {tuple(after)}, so that its windows differ in size')
         return self._pool(node, before // after, before // after, np.zeros(2, int))
 
     def _mean(self, node: fx.Node, _module: None) -> list[Term]:
-        source = self.values[node.args[0]]
+        source = self.values[source_of(node)]
         wanted = source.mean((2, 3)).shape if source.ndim == 4 else None
         if wanted is None or self.values[node].flatten(1).shape != wanted:
             raise ExportError('NIR has no mean other than average pooling over height and width')
@@ -229,13 +231,13 @@ class _Builder:
         return pooled if self.values[node].ndim == 4 else self._flatten(node, pooled, (source.shape[1], 1, 1))
 
     def _pool(self, node: fx.Node, kernel: np.ndarray, stride: np.ndarray, padding: np.ndarray) -> list[Term]:
-        names, scale = self._joined(node.args[0])
+        names, scale = self._joined(source_of(node))
         pool = self.nir.AvgPool2d(kernel_size=kernel, stride=stride, padding=padding)
         return [self._term(node, pool, names)._replace(scale=scale)]
 
     def _reshape(self, node: fx.Node, _module: nn.Module | None) -> list[Term]:
-        before, after = (self.values[n].shape for n in (node.args[0], node))
-        terms = [term._replace(own=term.own and len(node.users) == 1) for term in self.terms[node.args[0]]]
+        before, after = (self.values[n].shape for n in (source_of(node), node))
+        terms = [term._replace(own=term.own and len(node.users) == 1) for term in self._terms_of(source_of(node))]
         if before == after:
             return terms
         if len(after) != 2 or before[0] != after[0]:
@@ -249,17 +251,19 @@ class _Builder:
         return [self._term(node, flatten, names)._replace(scale=scale.repeat_interleave(size))]
 
     def _add(self, node: fx.Node, _module: None) -> list[Term]:
-        sources = [arg for arg in node.args if arg in self.terms] if not node.kwargs else []
+        args = () if node.kwargs else node.args
+        sources = [arg for arg in args if isinstance(arg, fx.Node) and arg in self.terms]
         if len(sources) != 2 or len({self.values[n].shape for n in (*sources, node)}) != 1:
             raise ExportError('NIR adds two values of one shape only')
         summed: dict[str, Term] = {}
-        for term in (*self.terms[sources[0]], *self.terms[sources[1]]):
+        for term in (*self._terms_of(sources[0]), *self._terms_of(sources[1])):
             scale = term.scale + summed[term.name].scale if term.name in summed else term.scale
             summed[term.name] = Term(term.name, scale, term.own and len(node.users) == 1)
         return list(summed.values())
 
     def _slice(self, node: fx.Node, _module: None) -> list[Term]:
-        source, index = self.values[node.args[0]], node.args[1]
+        source = self.values[source_of(node)]
+        index: Any = node.args[1]
         index = index if isinstance(index, tuple) else (index,)
         whole = all(isinstance(part, slice) and (axis == 1 or part.start in (None, 0) and part.stop is None)
                     for axis, part in enumerate(index))
@@ -270,19 +274,25 @@ class _Builder:
         return self._convolution(node, chosen[:, :, None, None], stride=(rows.step or 1, columns.step or 1))
 
     def _pad(self, node: fx.Node, _module: None) -> list[Term]:
-        pads, mode, value = (*node.args[1:], *('constant', None)[len(node.args) - 2:])
+        given: tuple[Any, ...] = (*node.args[1:], *('constant', None)[len(node.args) - 2:])
+        pads, mode, value = given
         mode, value = node.kwargs.get('mode', mode), node.kwargs.get('value', value)
         left, right, top, bottom, first, last = (*pads, *[0] * 6)[:6]
         if mode != 'constant' or value or len(pads) > 6 or min(pads) < 0 or left != right or top != bottom:
             raise ExportError('NIR pads with zeros, in space by the same number on both sides')
-        chosen = F.pad(torch.eye(self.values[node.args[0]].shape[1], **self.options), (0, 0, first, last))
+        chosen = F.pad(torch.eye(self.values[source_of(node)].shape[1], **self.options), (0, 0, first, last))
         return self._convolution(node, chosen[:, :, None, None], padding=(top, left))
 
     # Scales
 
+    def _terms_of(self, node: fx.Node) -> list[Term]:
+        terms = self.terms[node]
+        assert terms is not None  # what reads a refused value is not translated
+        return terms
+
     def _joined(self, node: fx.Node, terms: list[Term] | None = None) -> tuple[list[str], Tensor]:
         """NIR nodes whose sum, times the scale returned with them, is the value of a node."""
-        terms = self.terms[node] if terms is None else terms
+        terms = self._terms_of(node) if terms is None else terms
         scale = terms[0].scale
         if all(torch.equal(term.scale, scale) for term in terms):
             return [term.name for term in terms], scale
@@ -310,12 +320,12 @@ class _Builder:
                                     stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
         return self._add_node(self._unique(f'{term.name}_scaled'), layer, [term.name])
 
-    def _term(self, node: fx.Node, nir_node, sources: list[str] = ()) -> Term:
+    def _term(self, node: fx.Node, nir_node, sources: Sequence[str] = ()) -> Term:
         name = self._add_node(self._unique(node.name), nir_node, sources)
         shape = self.values[node].shape
         return Term(name, torch.ones(shape[1], **self.options), len(node.users) == 1)
 
-    def _add_node(self, name: str, nir_node, sources: list[str]) -> str:
+    def _add_node(self, name: str, nir_node, sources: Sequence[str]) -> str:
         self.nodes[name] = nir_node
         self.edges += [(source, name) for source in sources]
         return name

@@ -5,13 +5,15 @@ every such operation is simply applied at each time step. ReLU becomes a neuron,
 """
 import math
 import operator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6)
-RELU_FUNCTIONS = {F.relu: math.inf, F.relu_: math.inf, torch.relu: math.inf, torch.relu_: math.inf, F.relu6: 6.}
+RELU_FUNCTIONS: dict[object, float] = {
+    F.relu: math.inf, F.relu_: math.inf, torch.relu: math.inf, torch.relu_: math.inf, F.relu6: 6.}
 RELU_METHODS = ('relu', 'relu_')
 
 MAX_POOL_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
@@ -56,7 +58,15 @@ ASSERTIONS = (torch._assert, fx._symbolic_trace._assert_is_none)
 
 def module_of(node: fx.Node) -> nn.Module | None:
     """Return the module that a ``call_module`` node calls, else None."""
-    return node.graph.owning_module.get_submodule(node.target) if node.op == 'call_module' else None
+    if node.op != 'call_module':
+        return None
+    assert node.graph.owning_module is not None
+    return node.graph.owning_module.get_submodule(str(node.target))
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """Return the node that an operation on one value works on."""
+    return cast(fx.Node, node.args[0])
 
 
 def relu_ceiling(node: fx.Node) -> float | None:
@@ -76,7 +86,8 @@ def changes_argument(node: fx.Node, in_place: set[str]) -> bool:
     if node.op == 'call_module':
         return node.target in in_place
     if node.op == 'call_method':
-        return node.target.endswith('_') and not node.target.endswith('__')
+        name = str(node.target)
+        return name.endswith('_') and not name.endswith('__')
     if node.op != 'call_function' or reads_shape(node):
         return False
     positional = node.target in RELU_FUNCTIONS and len(node.args) > 1 and node.args[1]

@@ -2,6 +2,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 
 def pyplot():
     """matplotlib.pyplot, drawing to files."""
@@ -173,7 +175,7 @@ def plot_energy(bars: Mapping[str, Mapping[str, float]], path: str | Path) -> No
     plt.close(figure)
 
 
-def plot_pictures(rows: Mapping[str, Mapping[str, object]], path: str | Path) -> None:
+def plot_pictures(rows: Mapping[str, Mapping[str, np.ndarray]], path: str | Path) -> None:
     """Draw pictures in a grid.
 
     Args:

@@ -2,32 +2,42 @@
 import operator
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from .neurons import IFNeuron
-from .operations import is_affine, is_max_pool, module_of, reads_shape
+from .operations import is_affine, is_max_pool, module_of, reads_shape, source_of
 
-Env = dict[fx.Node, object]
+Env = dict[fx.Node, Any]
 
 
-def evaluate(node: fx.Node, env: Mapping[fx.Node, object], module: nn.Module | None) -> object:
+def evaluate(node: fx.Node, env: Mapping[fx.Node, Any], module: nn.Module | None) -> Any:
     """Compute one node of a traced graph from the values of its inputs; ``module`` is the one that it calls, if any."""
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
+    target: Any = node.target  # a name or a function
     if node.op == 'call_module':
+        assert module is not None
         return module(*args, **kwargs)
     if node.op == 'call_function':
-        return node.target(*args, **kwargs)
+        return target(*args, **kwargs)
     if node.op == 'call_method':
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return getattr(args[0], target)(*args[1:], **kwargs)
     if node.op == 'get_attr':
-        return operator.attrgetter(node.target)(node.graph.owning_module)
+        return operator.attrgetter(target)(node.graph.owning_module)
     raise RuntimeError(f'the value of {node.op} {node.name} must be given')
 
 
 def is_neuron(node: fx.Node) -> bool:
     return isinstance(module_of(node), IFNeuron)
+
+
+def neuron_of(node: fx.Node) -> IFNeuron:
+    """Return the layer of neurons that a node calls."""
+    neuron = module_of(node)
+    assert isinstance(neuron, IFNeuron)
+    return neuron
 
 
 class Plan:
@@ -72,7 +82,7 @@ class Plan:
             if not reads_shape(node) and self.batched.intersection(node.all_input_nodes):
                 self.batched.add(node)
         self.running = {n for n in self.varying if not is_neuron(n) and not is_affine(n, varies)}
-        self.modules = {node: module_of(node) for node in (*self.static, *self.varying)}
+        self.modules: dict[fx.Node, Any] = {node: module_of(node) for node in (*self.static, *self.varying)}
         self._expires = self._last_uses()
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
@@ -123,6 +133,7 @@ class Plan:
             steps = min(chunk_steps, time_steps - start)
             env = _Chunk(static, self, steps)
             for source in self.sources:
+                assert spikes is not None
                 env[source] = spikes(source, start, start + steps).flatten(0, 1)
             for node in self.varying:
                 module = self.modules[node]
@@ -139,7 +150,8 @@ class Plan:
 
     def sums(self, values: Env, stops: Iterable[int], delay: int, chunk_steps: int) -> Iterator[tuple[int, Env]]:
         """Simulate up to the last of ``stops``; at each, yield the step and the targets' sums from ``delay`` on."""
-        stops, total, step = sorted(set(stops)), {}, 0
+        stops, step = sorted(set(stops)), 0
+        total: Env = {}
         for chunk in self.simulate(values, stops[-1], chunk_steps):
             # One by one: the sum does not depend on how steps were grouped.
             for index in range(min(chunk_steps, stops[-1] - step)):
@@ -151,7 +163,7 @@ class Plan:
                     yield step, total
 
 
-class _Chunk(dict):
+class _Chunk(Env):
     """Values during one chunk: steps are folded into the batch, (K * N, ...), and static values repeated to match."""
 
     def __init__(self, static: Env, plan: Plan, steps: int) -> None:
@@ -174,7 +186,7 @@ class _Chunk(dict):
 
 
 def _fire(node: fx.Node, env: _Chunk, neuron: IFNeuron, state: dict, start: int) -> Tensor:
-    currents = env.unfolded(node.args[0])
+    currents = env.unfolded(source_of(node))
     if node not in state:
         # The spikes of one chunk are read within it, so the next one can use the same memory.
         state[node] = [neuron.start(currents[0]), currents.new_empty(currents.shape)]

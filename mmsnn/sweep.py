@@ -12,8 +12,9 @@ from torch import Tensor, fx
 
 from .distributed import agree, processes
 from .network import SpikingNetwork, neuron_name
-from .neurons import IFNeuron, per_channel
-from .simulate import Env, Plan, chunk_steps_for
+from .neurons import NeuronState, per_channel
+from .operations import source_of
+from .simulate import Env, Plan, chunk_steps_for, neuron_of
 from .store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 
@@ -59,8 +60,8 @@ class Layer:
         self.sweep = sweep
         self.node = node
         self.name = neuron_name(node)
-        self.neuron: IFNeuron = sweep.snn.network.get_submodule(node.target)
-        self.current = node.args[0]
+        self.neuron = neuron_of(node)
+        self.current = source_of(node)
         self.plan = Plan(sweep.snn.graph, [self.current], neuron_nodes)
         # The same segment of the untouched copy.
         twin = sweep._ann_nodes
@@ -106,7 +107,9 @@ class Layer:
             shape (T, C), float64.
         """
         snn = self.sweep.snn
-        state = total = planes = None
+        state: NeuronState | None = None
+        total: Tensor  # these two come with the first chunk
+        planes: Tensor
         start, rule, by_step = 0, self.neuron.rule, []
         for currents in self.currents(index):
             if state is None:
@@ -138,17 +141,18 @@ class Layer:
             return
 
         planes = {node: self._stored('spikes', node, index) for node in self.plan.sources}
-        threshold, lowest = ({node: self._coding(node, stored)[i] for node, stored in planes.items()} for i in (0, 1))
+        coding = {node: self._coding(node, stored) for node, stored in planes.items()}
 
         def incoming(node: fx.Node, start: int, stop: int) -> Tensor:
-            return unpack_spikes(planes[node], threshold[node], start, stop, lowest[node])
+            threshold, lowest = coding[node]
+            return unpack_spikes(planes[node], threshold, start, stop, lowest)
 
         for chunk in self.plan.simulate(values, snn.time_steps, chunk_steps, incoming):
             yield chunk[self.current]
 
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""
-        neuron = self.sweep.snn.network.get_submodule(node.target)
+        neuron = neuron_of(node)
         return per_channel(neuron.threshold, planes[0, 0]), neuron.rule.lowest
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 
@@ -39,7 +40,7 @@ def synthesise(ann: nn.Module, num_images: int, size: tuple[int, int], *, channe
     Raises:
         ValueError: the network has no batch normalisation with running statistics.
     """
-    norms = [m for m in ann.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    norms = [m for m in ann.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise ValueError(f'{type(ann).__name__} has no batch normalisation whose statistics images could be '
                          'synthesised from: calibrate on real images')
@@ -57,7 +58,7 @@ def synthesise(ann: nn.Module, num_images: int, size: tuple[int, int], *, channe
     return batches
 
 
-def _optimise(ann: nn.Module, norms: list[nn.Module], images: Tensor, classes: Tensor, iterations: int,
+def _optimise(ann: nn.Module, norms: list[_BatchNorm], images: Tensor, classes: Tensor, iterations: int,
               learning_rate: float, smoothness: float, class_weight: float, bar: tqdm) -> Tensor:
     images.requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=learning_rate)
@@ -79,12 +80,13 @@ def _optimise(ann: nn.Module, norms: list[nn.Module], images: Tensor, classes: T
 
 
 @contextmanager
-def _mismatches(norms: list[nn.Module]) -> Iterator[list[Tensor]]:
+def _mismatches(norms: list[_BatchNorm]) -> Iterator[list[Tensor]]:
     """Collect, during a forward pass, how far the input of each batch normalisation is from its statistics."""
     found: list[Tensor] = []
 
-    def compare(norm: nn.Module, inputs: tuple) -> None:
+    def compare(norm: _BatchNorm, inputs: tuple) -> None:
         values = inputs[0].movedim(1, 0).flatten(1)
+        assert norm.running_var is not None
         variance = norm.running_var + norm.eps
         found.append(((values.mean(1) - norm.running_mean).square() / variance).mean()
                      + (values.var(1, unbiased=False) / variance - 1).square().mean())

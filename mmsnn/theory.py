@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from .network import SpikingNetwork, neuron_name
 from .neurons import IFNeuron, per_channel
+from .operations import source_of
 from .simulate import Env, Plan, chunk_steps_for, evaluate
 
 
@@ -74,9 +75,9 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
         RuntimeError: the network has not been calibrated.
         ValueError: its weights have been calibrated, so that it no longer holds the ANN to compare with.
     """
-    snn._check_calibrated()
-    if snn.settings['weights']:
-        raise ValueError(f"pipeline {snn.settings['pipeline']!r} has calibrated the weights: the ANN to compare with "
+    settings = snn._check_calibrated()
+    if settings['weights']:
+        raise ValueError(f"pipeline {settings['pipeline']!r} has calibrated the weights: the ANN to compare with "
                          'is no longer in this network')
     nodes = snn.neuron_nodes
     plan = Plan(snn.graph, [*nodes, *snn._output_nodes])
@@ -93,20 +94,21 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
             given[node] = rates[node]
             after = _evaluate(plan, values, given)
             moved = _squares(*(before[out] - after[out] for out in snn._output_nodes))
-            parts = _parts(plan.modules[node], spiking[node.args[0]], rates[node], _squares(ann[node]))
+            parts = _parts(plan.modules[node], spiking[source_of(node)], rates[node], _squares(ann[node]))
             report.append(LayerErrors(neuron_name(node), *parts, moved / norm))
             before = after
     report.error = _squares(*(ann[out] - before[out] for out in snn._output_nodes)) / norm
     return report
 
 
-def _parts(neuron: IFNeuron, current: Tensor, rate: Tensor, norm: float) -> tuple[float, ...]:
+def _parts(neuron: IFNeuron, current: Tensor, rate: Tensor, norm: float) -> tuple[float, float, float, float]:
     """The local error and its three parts, relative to ``norm``."""
     activation = neuron(current)
     clipped = torch.minimum(activation, neuron.rule.max_rate * per_channel(neuron.threshold, current))
     quantised = neuron.rate(current)
     differences = activation - rate, activation - clipped, clipped - quantised, quantised - rate
-    return tuple(_squares(difference) / norm for difference in differences)
+    local, clipping, rounding, timing = (_squares(difference) / norm for difference in differences)
+    return local, clipping, rounding, timing
 
 
 def _evaluate(plan: Plan, values: Env, given: dict[fx.Node, Tensor]) -> Env:

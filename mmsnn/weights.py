@@ -39,15 +39,13 @@ def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
 
 def tuned_values(neuron: IFNeuron, modules: list[nn.Module], pipeline: Pipeline) -> list[Tensor]:
     """The tensors that gradient descent moves: weights and, where the pipeline says so, the neurons' own."""
-    values = [module.weight for module in modules]
+    values: list[Tensor] = [module.get_parameter('weight') for module in modules]
     return values + [getattr(neuron, name) for name in ('bias', 'threshold') if name in pipeline.tune]
 
 
 def weighted_modules(plan: Plan) -> list[nn.Module]:
     """The convolutions and linear layers of a segment."""
-    modules = [node.graph.owning_module.get_submodule(node.target)
-               for node in (*plan.static, *plan.varying) if node.op == 'call_module']
-    return [module for module in dict.fromkeys(modules)
+    return [module for module in dict.fromkeys(plan.modules.values())
             if isinstance(getattr(module, 'weight', None), nn.Parameter)
             and not isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
@@ -82,7 +80,7 @@ def descend(layer: Layer, values: list[Tensor], pipeline: Pipeline, steps: Steps
             else:
                 for value in values:
                     value.grad = torch.zeros_like(value)
-            send([value.grad for value in values], process)
+            send([value.grad for value in values], process)  # type: ignore[misc]  # here all have one
             optimizer.step()
             schedule.step()
             torch.maximum(neuron.threshold, smallest, out=neuron.threshold)

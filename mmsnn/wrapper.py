@@ -1,6 +1,6 @@
 """What the wrappers of backbones and classifiers have in common: an ANN that loads checkpoints, and its conversion."""
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from mmengine.model import BaseModule
@@ -49,15 +49,16 @@ class SpikingWrapper(BaseModule):
 
     def simulate(self, x: Tensor):
         """Simulate T steps; with ``runs_as`` set to ``'quantised'`` compute the ceiling, with ``'ann'`` the ANN."""
-        runs = dict(snn=self.snn, quantised=self.snn.quantised, ann=self._run_ann)
+        runs: dict[str, Callable] = dict(snn=self.snn, quantised=self.snn.quantised, ann=self._run_ann)
         return runs[self.runs_as](x)
 
     @torch.no_grad()
     def _run_ann(self, x: Tensor):
         if self._ann_is_loaded:
             return self.ann.to(x.device)(x)
-        if self.snn.settings['weights']:
-            raise RuntimeError(f"the checkpoint holds weights that {self.snn.settings['pipeline']!r} calibrated, not "
+        settings = self.snn._check_calibrated()
+        if settings['weights']:
+            raise RuntimeError(f"the checkpoint holds weights that {settings['pipeline']!r} calibrated, not "
                                'those of the ANN: test the checkpoint of the ANN to compare with it')
         return self.snn.network(x)  # the ANN, with its batch normalisation folded
 
@@ -97,7 +98,7 @@ class SpikingWrapper(BaseModule):
                 + '\n  '.join(listed[:8]) + more + '\nUse the checkpoint that was trained with this config.')
         state = OrderedDict(state)
         if hasattr(own, '_metadata'):
-            state._metadata = own._metadata  # torchvision's MNASNet asks for its version
+            state._metadata = own._metadata  # type: ignore[attr-defined]  # torchvision's MNASNet asks for its version
         self.ann.load_state_dict(state, strict=False)
         self.convert()
 
