@@ -104,7 +104,7 @@ class Simulation(nn.Module):
         copies = {node.name: node for node in graph.nodes}
         for node in self.plan.varying:
             sizes = node.args[1:] if node.target in ('view', 'reshape', torch.reshape) else ()
-            if any(isinstance(size, fx.Node) for size in torch.utils._pytree.tree_leaves(sizes)):
+            if any(isinstance(size, fx.Node) for size in torch.utils._pytree.tree_flatten(sizes)[0]):
                 copy = copies[node.name]
                 copy.target = torch.reshape
                 copy.op = 'call_function'
@@ -132,7 +132,7 @@ class Simulation(nn.Module):
 
         states, _ = scan(advance, states, [first, *biases])
         sums = {state.node: value for state, value in zip(self.chunk.states, states) if state.kind == 'output'}
-        return tuple(torch.utils._pytree.tree_leaves(self.snn._outputs(sums, static, time_steps, self.shift)))
+        return tuple(torch.utils._pytree.tree_flatten(self.snn._outputs(sums, static, time_steps, self.shift))[0])
 
     def _start(self, state, input: Tensor) -> Tensor:
         like = input.new_zeros(input.shape[0], *self.shapes[state.node][1:])

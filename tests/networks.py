@@ -4,6 +4,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def leaves(value):
+    """The tensors in nested tuples, lists and dicts."""
+    return torch.utils._pytree.tree_flatten(value)[0]
+
+
 def randomise_norms(model):
     """Give batch normalisation statistics and scales that matter when folded."""
     for module in model.modules():

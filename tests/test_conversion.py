@@ -9,7 +9,7 @@ from torch import nn
 import mmsnn
 from mmsnn.operations import module_of
 
-from networks import Functional, Residual, randomise_norms
+from networks import Functional, Residual, leaves, randomise_norms
 
 
 def calibrated(ann, time_steps, x, pipeline='none', **kwargs):
@@ -50,12 +50,11 @@ def test_many_steps_approach_the_ann(network):
     ann, x = randomise_norms(network()).eval(), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         expected = ann(x)
-    flat = torch.utils._pytree.tree_leaves
     errors = []
     for time_steps in (8, 64, 512):
         output = calibrated(ann, time_steps, x)(x)
         assert type(output) is type(expected) or isinstance(output, type(expected))
-        errors.append(max(relative_error(o, e) for o, e in zip(flat(output), flat(expected))))
+        errors.append(max(relative_error(o, e) for o, e in zip(leaves(output), leaves(expected))))
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
 
 

@@ -4,12 +4,11 @@ import shutil
 
 import pytest
 import torch
-from torch.utils._pytree import tree_leaves
 
 import mmsnn
 from mmsnn.engine import Engine
 
-from networks import Functional, Residual, randomise_norms
+from networks import Functional, Residual, leaves, randomise_norms
 
 T = 6
 RULES = {
@@ -64,7 +63,7 @@ def eager(snn):
 
 
 def assert_same(value, expected):
-    for a, b in zip(tree_leaves(value), tree_leaves(expected), strict=True):
+    for a, b in zip(leaves(value), leaves(expected), strict=True):
         assert torch.equal(a, b)
 
 
@@ -120,7 +119,7 @@ def test_counts_take_no_more_memory_than_they_need(time_steps, dtype):
 def test_outputs_lie_in_memory_as_those_of_the_ann(network):
     # What follows a backbone may read memory without asking for strides, as mmcv's RoIAlign does.
     plain, _ = both(network, inputs())
-    for value, expected in zip(tree_leaves(eager(plain)(inputs())), tree_leaves(plain.network(inputs())), strict=True):
+    for value, expected in zip(leaves(eager(plain)(inputs())), leaves(plain.network(inputs())), strict=True):
         assert value.stride() == expected.stride()
 
 
@@ -129,7 +128,7 @@ def test_nan_is_not_hidden(calibration):
     plain, _ = both(Residual, inputs(), calibration=calibration)
     x = inputs()
     x[0, 0, 3, 3] = float('nan')
-    for value, expected in zip(tree_leaves(eager(plain)(x)), tree_leaves(plain(x)), strict=True):
+    for value, expected in zip(leaves(eager(plain)(x)), leaves(plain(x)), strict=True):
         torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
         assert value[0].isnan().any() == (calibration == RULES['signed']) and not value[1].isnan().any()
 

@@ -1,4 +1,5 @@
 """Run a script of the OpenMMLab package that a config belongs to."""
+import contextlib
 import importlib.util
 import os
 import re
@@ -12,7 +13,6 @@ import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import nn
 
 from _jobs import keep_freed_memory
@@ -28,6 +28,16 @@ if UNSAFE not in os.environ:
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
+def harmless():
+    """Let torch load also what mmengine's checkpoints of a training hold, where both can say what that is."""
+    try:
+        from mmengine.runner.checkpoint import get_torch_safe_globals
+        from torch.serialization import safe_globals
+    except ImportError:  # upstream mmengine, torch before 2.5
+        return contextlib.nullcontext()
+    return safe_globals(get_torch_safe_globals())
+
+
 def check_checkpoint(path: str) -> None:
     """Check that a checkpoint is there and loads without executing code; addresses are left to mmengine.
 
@@ -39,7 +49,7 @@ def check_checkpoint(path: str) -> None:
     if not Path(path).is_file():
         sys.exit(f"checkpoint '{path}' does not exist (looked in {Path.cwd()})")
     try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
+        with harmless():
             torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path) or None)
     except Exception as error:  # whatever a damaged file makes of the many formats that torch tries
         lines = str(error).splitlines() or [type(error).__name__]

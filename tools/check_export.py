@@ -115,7 +115,7 @@ def main() -> None:
         export(snn, images[:1], path, args.format)
         print(f'{path.name}: {path.stat().st_size / 1e6:.1f} MB')
         for x in tqdm(images.split(20), unit='batch'):
-            mine.append(torch.utils._pytree.tree_leaves(snn(x))[0])
+            mine.append(torch.utils._pytree.tree_flatten(snn(x))[0][0])
             if args.format == 'onnx':
                 theirs.append(run_onnx(path, x)[0])
             else:
@@ -131,7 +131,7 @@ def main() -> None:
     compare('the file', torch.cat(theirs), own)
     if not args.double:
         # How much rounding alone changes: near a threshold it decides whether a spike comes now or a step later.
-        leaves = [torch.utils._pytree.tree_leaves(snn.double()(x.double()))[0] for x in images.split(20)]
+        leaves = [torch.utils._pytree.tree_flatten(snn.double()(x.double()))[0][0] for x in images.split(20)]
         compare('mmsnn in float64', torch.cat(leaves), own)
 
 
