@@ -6,6 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from .operations import replace_module
 from .registry import MODELS
 from .wrapper import SpikingWrapper
 
@@ -99,5 +100,6 @@ def AveragePooled(network: dict) -> nn.Module:
     built = MMENGINE_MODELS.build(network)
     for name, module in list(built.named_modules()):
         if isinstance(module, nn.MaxPool2d):
-            built.set_submodule(name, nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode))
+            mean = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+            replace_module(built, name, mean)
     return built

@@ -25,6 +25,7 @@ from .operations import (
     module_of,
     reads_shape,
     relu_ceiling,
+    replace_module,
 )
 
 
@@ -206,7 +207,7 @@ def fold_batch_norm(network: fx.GraphModule) -> None:
                 or len(layer_node.users) > 1 or calls.count(layer_node.target) > 1):
             continue
         fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        network.set_submodule(str(layer_node.target), fuse(layer, _with_affine(norm)))
+        replace_module(network, str(layer_node.target), fuse(layer, _with_affine(norm)))
         node.replace_all_uses_with(layer_node)
         network.graph.erase_node(node)
 

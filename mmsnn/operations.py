@@ -64,6 +64,12 @@ def module_of(node: fx.Node) -> nn.Module | None:
     return node.graph.owning_module.get_submodule(str(node.target))
 
 
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put another module in the place of one, as ``set_submodule`` of torch 2.5."""
+    parent, _, own = name.rpartition('.')
+    setattr(model.get_submodule(parent), own, module)
+
+
 def source_of(node: fx.Node) -> fx.Node:
     """Return the node that an operation on one value works on."""
     return cast(fx.Node, node.args[0])
