@@ -285,8 +285,9 @@ def qualified_names(node: fx.Node) -> list[str]:
     """Names a pattern can match: the module path of the call site (``layer1.0.relu``) and the node's own name."""
     if node.op == 'call_module':
         return [str(node.target), node.name]
-    owners = list(node.meta.get('nn_module_stack', {}).values())
-    owner = owners[-1][0] if owners else ''
+    owners = list(node.meta.get('nn_module_stack', {}).items())
+    path, module = owners[-1] if owners else ('', None)
+    owner = module[0] if isinstance(module, tuple) else path  # torch 2.1: {path: class}, later {call: (path, class)}
     return [f'{owner}.{node.name}' if owner else node.name, node.name]
 
 

@@ -88,8 +88,12 @@ class SpikingNetwork(nn.Module):
         return self._plan
 
     @property
+    def _output_node(self) -> fx.Node:
+        return next(iter(reversed(self.graph.nodes)))
+
+    @property
     def _output_nodes(self) -> list[fx.Node]:
-        return self.graph.output_node().all_input_nodes
+        return self._output_node.all_input_nodes
 
     def _read_from(self, node: fx.Node) -> fx.Node:
         """The node that is averaged over time to give an output: for a potential readout, a neuron's current."""
@@ -164,7 +168,7 @@ class SpikingNetwork(nn.Module):
                 mean = neuron(mean + self._calibrated_current(neuron, mean, shift))
             return mean
 
-        return fx.node.map_arg(self.graph.output_node().args[0], read)
+        return fx.node.map_arg(self._output_node.args[0], read)
 
     @torch.no_grad()
     def quantised(self, *args, **kwargs):

@@ -72,7 +72,7 @@ def test_network_converts_completely_and_classifies(path):
     assert all(relu_ceiling(node) is None for node in snn.graph.nodes)
     assert all(is_max_pool(node) for node in snn.plan.running)
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in snn.modules())
-    output, = snn.graph.output_node().all_input_nodes
+    output, = snn.plan.targets
     assert isinstance(module_of(output), nn.Linear) and output in snn.plan.varies
     spiking_parts(model)['SpikingClassifier'].calibrate([x], 'none', progress=False)
     sample, = model(x, [DataSample()], mode='predict')

@@ -63,7 +63,7 @@ def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> Spikin
 def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
     """Simulate as most frameworks do: at each step the whole network, stem included, operation by operation."""
     modules = {node: snn.network.get_submodule(node.target) for node in snn.graph.nodes if node.op == 'call_module'}
-    outputs = snn.graph.output_node().all_input_nodes
+    outputs = snn.plan.targets
     state, sums = {}, {}
     for step in range(snn.time_steps):
         env = dict(snn.bind(x))
