@@ -38,11 +38,11 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
     """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
     channel: Any = 0.  # like all of these, tensors from the first batch on
     position: Any = 0.
-    spikes: Any = 0.  # sum over images and positions at each step
+    spikes: Any = 0.  # sum over images and positions at each step, where biases are per step
     sums: Any = 0.  # of squared errors, of squares, of images, of positions
     for index in range(len(layer.sweep.batches)):
         activation = layer.activation(index)
-        rate, by_step = layer.rate(index, keep)
+        rate, by_step = layer.rate(index, keep, pipeline.bias_per_step)
         error = activation - rate
         sums = sums + torch.stack([
             error.square().sum(dtype=torch.float64), activation.square().sum(dtype=torch.float64),
@@ -50,16 +50,18 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
         channel = channel + error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
         if pipeline.potential == 'position':
             position = position + error.sum(0, dtype=torch.float64)
-        spikes = spikes + by_step
+        if by_step is not None:
+            spikes = spikes + by_step
         steps.update()
-    total([sums, channel, spikes] + [position] * (pipeline.potential == 'position'))
+    total([sums, channel] + [spikes] * pipeline.bias_per_step + [position] * (pipeline.potential == 'position'))
     squared, norm, images, count = sums.tolist()
     mean = (channel / count).float()
-    time_steps = layer.sweep.snn.time_steps
-    activity = mean + (spikes.sum(0) / time_steps / count).float()  # of the ANN
+    step = None
+    if pipeline.bias_per_step:
+        activity = mean + (spikes.mean(0) / count).float()  # of the ANN
+        step = activity - (spikes / count).float()
     return Errors(squared / max(norm, 1e-30), mean,
-                  (position / images).float() if pipeline.potential == 'position' else None,
-                  activity - (spikes / count).float() if pipeline.bias_per_step else None)
+                  (position / images).float() if pipeline.potential == 'position' else None, step)
 
 
 def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:

@@ -108,7 +108,8 @@ def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int, lowe
     spikes = torch.empty(stop - start, *planes.shape[2:], dtype=threshold.dtype, device=planes.device)
     for plane, places, steps in _places(start, stop, spikes.ndim, planes.device):
         if len(planes) == 1:
-            torch.mul((planes[0, plane] >> places) & 1, threshold, out=spikes[steps])
+            masks = torch.ones_like(places) << places  # a bit worth 2**i times the threshold over 2**i is exact
+            torch.mul(planes[0, plane] & masks, threshold / masks, out=spikes[steps])
             continue
         level = sum(((source[plane] >> places) & 1).to(torch.int16) << bit for bit, source in enumerate(planes))
         torch.mul(level + lowest, threshold, out=spikes[steps])

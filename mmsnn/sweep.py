@@ -95,16 +95,17 @@ class Layer:
             values[node] = mean_spikes(planes, threshold, time_steps, lowest)
         return values
 
-    def rate(self, index: int, keep: bool = False) -> tuple[Tensor, Tensor]:
+    def rate(self, index: int, keep: bool = False, each_step: bool = False) -> tuple[Tensor, Tensor | None]:
         """Simulate this layer's neurons for one batch.
 
         Args:
             index: of the batch.
             keep: store the spikes, as the input of the layers behind.
+            each_step: whether to sum up the spikes of each step.
 
         Returns:
             The firing rate, shape (N, C, ...), and the sum of the spikes of each step over images and positions,
-            shape (T, C), float64.
+            shape (T, C), float64, or None.
         """
         snn = self.sweep.snn
         state: NeuronState | None = None
@@ -120,13 +121,14 @@ class Layer:
             spikes = self.neuron.fire(currents, state, start)
             for spike in spikes:
                 total += spike
-            by_step.append(spikes.movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
+            if each_step:
+                by_step.append(spikes.movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
             if keep:
                 pack_spikes(planes, spikes, per_channel(self.neuron.threshold, total), start, rule.lowest)
             start += len(spikes)
         if keep:
             self.sweep.store.put(('spikes', self.node, index), planes)
-        return total / snn.time_steps, torch.cat(by_step)
+        return total / snn.time_steps, torch.cat(by_step) if each_step else None
 
     def currents(self, index: int) -> Iterator[Tensor]:
         """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...)."""

@@ -79,7 +79,7 @@ def test_one_walk_gives_the_rates_of_whole_network_simulations():
     for layer in sweep:
         for index, batch in enumerate(data):
             layer.activation(index)
-            rate, by_step = layer.rate(index, keep=True)
+            rate, by_step = layer.rate(index, keep=True, each_step=True)
             torch.testing.assert_close(rate, naive_rates(snn, batch)[layer.name])
             torch.testing.assert_close(by_step.mean(0), rate.double().movedim(1, 0).flatten(1).sum(1))
     assert sweep.store.in_memory == 0, 'everything is dropped behind its last reader'
@@ -358,7 +358,7 @@ def test_one_bias_for_each_step_moves_the_mean_of_each_step():
     missing, count = 0, 0
     for index in range(len(data)):
         activation = layer.activation(index)
-        _, by_step = layer.rate(index)
+        _, by_step = layer.rate(index, each_step=True)
         missing = missing + activation.double().movedim(1, 0).flatten(1).sum(1) - by_step
         count += activation.numel() // activation.shape[1]
     torch.testing.assert_close(first.bias, plain.neurons['relu'].bias + (missing / count).float())
