@@ -1,7 +1,6 @@
 """Storage of activations and spikes during calibration, in memory up to a budget and then in temporary files."""
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -93,26 +92,28 @@ def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, l
         start: number of the first step.
         lowest: the least k that occurs.
     """
-    if len(planes) == 1:  # k is 0 or 1: anything but zero
-        levels = spikes != 0
-    else:
-        levels = torch.round(spikes / threshold).sub_(lowest).to(torch.int32)
-    for plane, places, steps in _places(start, start + len(spikes), spikes.ndim, spikes.device):
+    for step, spike in enumerate(spikes, start):
+        if len(planes) == 1:  # k is 0 or 1: anything but zero
+            planes[0, step // 8].add_((spike != 0).view(torch.uint8), alpha=1 << step % 8)
+            continue
+        level = (spike / threshold).round_().sub_(lowest).to(torch.uint8 if len(planes) <= 8 else torch.int32)
         for bit, target in enumerate(planes):
-            chosen = levels[steps] if bit == 0 else levels[steps] >> bit
-            target[plane] |= ((chosen & 1).to(torch.uint8) << places).sum(0, dtype=torch.uint8)
+            target[step // 8].add_((level >> bit & 1).to(torch.uint8), alpha=1 << step % 8)
 
 
 def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int, lowest: int = 0) -> Tensor:
     """Return the spikes of steps ``start`` up to ``stop``: ``k threshold``, shape (stop - start, ...)."""
     spikes = torch.empty(stop - start, *planes.shape[2:], dtype=threshold.dtype, device=planes.device)
-    for plane, places, steps in _places(start, stop, spikes.ndim, planes.device):
+    for step, spike in enumerate(spikes, start):
+        place = 1 << step % 8
         if len(planes) == 1:
-            masks = torch.ones_like(places) << places  # a bit worth 2**i times the threshold over 2**i is exact
-            torch.mul(planes[0, plane] & masks, threshold / masks, out=spikes[steps])
+            # A bit worth 2**i times the threshold over 2**i: exact.
+            torch.mul(planes[0, step // 8] & place, threshold / place, out=spike)
             continue
-        level = sum(((source[plane] >> places) & 1).to(torch.int16) << bit for bit, source in enumerate(planes))
-        torch.mul(level + lowest, threshold, out=spikes[steps])
+        level = torch.full_like(planes[0, 0], lowest, dtype=torch.int8 if len(planes) < 8 else torch.int32)
+        for bit, source in enumerate(planes):
+            level.add_((source[step // 8] & place).bool(), alpha=1 << bit)
+        torch.mul(level, threshold, out=spike)
     return spikes
 
 
@@ -125,11 +126,3 @@ def mean_spikes(planes: Tensor, threshold: Tensor, time_steps: int, lowest: int 
             plane = (plane & 0x33) + ((plane >> 2) & 0x33)
             count += ((plane + (plane >> 4)) & 0x0f).to(torch.int32) << bit
     return count * (threshold / time_steps)
-
-
-def _places(start: int, stop: int, ndim: int, device: torch.device) -> Iterator[tuple[int, Tensor, slice]]:
-    """For each byte that steps ``start`` up to ``stop`` touch: its plane, the places in it, and its steps."""
-    for plane in range(start // 8, -(-stop // 8)):
-        first, last = max(start, plane * 8), min(stop, plane * 8 + 8)
-        places = torch.arange(first % 8, first % 8 + last - first, dtype=torch.uint8, device=device)
-        yield plane, places.view(-1, *[1] * (ndim - 1)), slice(first - start, last - start)
