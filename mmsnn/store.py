@@ -92,10 +92,8 @@ def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, l
         start: number of the first step.
         lowest: the least k that occurs.
     """
+    # Operations on operands of one type: torch computes mixed ones, and those that give bool, element by element.
     for step, spike in enumerate(spikes, start):
-        if len(planes) == 1:  # k is 0 or 1: anything but zero
-            planes[0, step // 8].add_((spike != 0).view(torch.uint8), alpha=1 << step % 8)
-            continue
         level = (spike / threshold).round_().sub_(lowest).to(torch.uint8 if len(planes) <= 8 else torch.int32)
         for bit, target in enumerate(planes):
             target[step // 8].add_((level >> bit & 1).to(torch.uint8), alpha=1 << step % 8)
@@ -105,15 +103,14 @@ def unpack_spikes(planes: Tensor, threshold: Tensor, start: int, stop: int, lowe
     """Return the spikes of steps ``start`` up to ``stop``: ``k threshold``, shape (stop - start, ...)."""
     spikes = torch.empty(stop - start, *planes.shape[2:], dtype=threshold.dtype, device=planes.device)
     for step, spike in enumerate(spikes, start):
-        place = 1 << step % 8
         if len(planes) == 1:
-            # A bit worth 2**i times the threshold over 2**i: exact.
-            torch.mul(planes[0, step // 8] & place, threshold / place, out=spike)
+            place = 1 << step % 8  # a bit worth 2**i times the threshold over 2**i: exact
+            spike.copy_(planes[0, step // 8] & place).mul_(threshold / place)
             continue
-        level = torch.full_like(planes[0, 0], lowest, dtype=torch.int8 if len(planes) < 8 else torch.int32)
+        level = torch.zeros_like(planes[0, 0], dtype=torch.uint8 if len(planes) <= 8 else torch.int32)
         for bit, source in enumerate(planes):
-            level.add_((source[step // 8] & place).bool(), alpha=1 << bit)
-        torch.mul(level, threshold, out=spike)
+            level.add_((source[step // 8] >> step % 8 & 1).to(level.dtype), alpha=1 << bit)
+        spike.copy_(level).add_(lowest).mul_(threshold)
     return spikes
 
 
