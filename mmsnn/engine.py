@@ -47,7 +47,8 @@ def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, thresho
         if counted is not None:
             # Integers are clipped in fewer instructions than floating-point numbers, which may be NaN; isnan() is slow.
             due = (potential * reciprocal).floor()
-            total = (due.int().clamp(rule.lowest, rule.max_spikes) + counted).clamp(0, limit)
+            lowest = -rule.max_spikes if rule.signed else 0  # a property is more than torch 2.1 can trace
+            total = (due.int().clamp(lowest, rule.max_spikes) + counted).clamp(0, limit)
             fired = torch.where(due == due, (total - counted).to(due.dtype), due)
             counted = total
             spike = fired * threshold

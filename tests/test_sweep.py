@@ -66,7 +66,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_three_ways_to_one_number(trained, tmp_path):
+def test_three_ways_to_one_number(trained, trusted, tmp_path):
     config, checkpoint = trained / 'resnet20_snn-light_cifar10.py', trained / 'work' / 'epoch_3.pth'
     output = run('test', config, checkpoint, '--cfg-options', f'model.time_steps={TIME_STEPS}')
     tested = re.findall(r'accuracy/top1: ([\d.]+)', output)[-1]
@@ -103,7 +103,7 @@ def test_three_ways_to_one_number(trained, tmp_path):
     assert f'{accuracy:.4f}' == tested
 
 
-def test_other_settings_in_the_same_folder_are_refused(trained, tmp_path):
+def test_other_settings_in_the_same_folder_are_refused(trained, trusted, tmp_path):
     (tmp_path / 'rows.json').write_text(json.dumps(dict(config='another.py', checkpoint='x.pth', options={}, rows=[])))
     result = subprocess.run([sys.executable, str(ROOT / 'tools' / 'sweep.py'),
                              str(trained / 'resnet20_snn-light_cifar10.py'), str(trained / 'work' / 'epoch_3.pth'),

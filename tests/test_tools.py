@@ -184,7 +184,7 @@ def test_demo_writes_table_and_figure_and_resumes(tmp_path):
     assert '0 of 2 rows' in run_tool('demo', *arguments)
 
 
-def test_publishing_keeps_weights_and_class_names_only(tmp_path):
+def test_publishing_keeps_weights_and_class_names_only(tmp_path, trusted):
     from publish_checkpoint import publish
     state = dict(weight=torch.randn(4, 4), bias=torch.randn(4), num_batches_tracked=torch.tensor(3))
     torch.save(dict(state_dict=state, optimizer=dict(lr=1.), meta=dict(

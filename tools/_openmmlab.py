@@ -53,7 +53,7 @@ def check_checkpoint(path: str) -> None:
             torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path) or None)
     except Exception as error:  # whatever a damaged file makes of the many formats that torch tries
         lines = str(error).splitlines() or [type(error).__name__]
-        unsafe = re.search(r'GLOBAL ([\w.]+)', str(error))  # the function or class that it asks for
+        unsafe = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))  # function or class that it asks for
         if unsafe:
             sys.exit(f"checkpoint '{path}' holds more than tensors and plain data ({unsafe[1]}) and is not loaded, as "
                      f'that could execute code. If you trust the file, set {UNSAFE}=1')

@@ -4,15 +4,17 @@ Unlike mmdet's ``publish_model.py`` this also drops the config text and the log 
 machine that trained and do not load with ``torch.load(weights_only=True)``.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from mmengine.runner.checkpoint import get_torch_safe_globals
 
 from mmsnn.checkpoint import write_checkpoint
+
+from _openmmlab import UNSAFE, harmless
 
 
 def publish(source, target) -> None:
@@ -25,8 +27,8 @@ def publish(source, target) -> None:
         source: A checkpoint of mmengine's Runner.
         target: The file to write.
     """
-    with torch.serialization.safe_globals(get_torch_safe_globals()):
-        checkpoint = torch.load(source, map_location='cpu', weights_only=True)
+    with harmless():
+        checkpoint = torch.load(source, map_location='cpu', weights_only=UNSAFE not in os.environ)
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
         key: value.to(torch.float16 if value.ndim > 1 else torch.float32).clone() if value.is_floating_point()
