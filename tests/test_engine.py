@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 import mmsnn
 from mmsnn.engine import Engine
@@ -161,9 +162,11 @@ def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(networ
     plain, fast = both(network, inputs(), compile=True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
+    # Programs of early versions join products and sums, which rounds once instead of twice.
+    same = assert_same if TorchVersion(torch.__version__) >= '2.7' else torch.testing.assert_close
     for batch, size in ((2, 16), (2, 32), (1, 16), (3, 64), (1, 40), (4, 16), (2, 24)):
         x = inputs(batch, size)
-        assert_same(fast(x), plain(x))
+        same(fast(x), plain(x))
     # One for the first size and one for all others; one for a batch of 1, and one for all other batches.
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 4
 
