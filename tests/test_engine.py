@@ -162,8 +162,8 @@ def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(networ
     plain, fast = both(network, inputs(), compile=True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    # Programs of early versions join products and sums, which rounds once instead of twice.
-    same = assert_same if TorchVersion(torch.__version__) >= '2.7' else torch.testing.assert_close
+    # The programs of torch 2.1.2 round otherwise in the last bit, for one of the two networks.
+    same = assert_same if TorchVersion(torch.__version__) >= '2.2' else torch.testing.assert_close
     for batch, size in ((2, 16), (2, 32), (1, 16), (3, 64), (1, 40), (4, 16), (2, 24)):
         x = inputs(batch, size)
         same(fast(x), plain(x))
