@@ -366,8 +366,14 @@ def preferred_steps(values: Env, dtype: torch.dtype) -> int:
 
 
 def narrowest(limit: int) -> torch.dtype:
-    """The integers that take the least memory and hold counts up to ``limit``; the compiler vectorises no int16."""
-    return torch.int8 if limit <= torch.iinfo(torch.int8).max else torch.int32
+    """The format that takes the least memory and holds counts up to ``limit`` exactly.
+
+    The compiler vectorises no int16, but float16, which holds every integer up to 2048.
+    """
+    for dtype, largest in ((torch.int8, 127), (torch.float16, 2048)):
+        if limit <= largest:
+            return dtype
+    return torch.int32
 
 
 def _format(shape: torch.Size) -> torch.memory_format:
