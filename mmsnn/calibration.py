@@ -106,7 +106,7 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], name: str, chosen
         set_threshold(neuron, thresholds[layer_name], chosen, snn.time_steps)
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
     if chosen.simulates:
-        sweep = Sweep(snn, batches, Store(memory_budget))
+        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise)
         steps = Progress(sweep, chosen, progress)
         calibrated: set[nn.Module] = set()
         try:
@@ -183,8 +183,8 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
         for correct in corrections:
             correct(neuron, errors, pipeline, time_steps)
             errors = measure(layer, pipeline, steps, keep=True)
-        if round_ == 0 and pipeline.weights:
-            errors = improve_weights(layer, pipeline, calibrated, errors, steps)
+        if round_ == 0 and pipeline.weights and layer is layer.block.last:
+            errors = improve_weights(layer.block, pipeline, calibrated, errors, steps)
     return before, errors.relative
 
 
@@ -194,8 +194,9 @@ class Progress:
     def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool) -> None:
         corrections = pipeline.rounds * (pipeline.bias + (pipeline.potential is not None))
         passes = 1 + corrections + pipeline.weights + (pipeline.threshold == 'current')
-        per_layer = passes * len(sweep.batches) + pipeline.weights * pipeline.iterations
-        self.bar = tqdm(total=per_layer * len(sweep.layers), desc='calibration', disable=not show, unit='step')
+        total = (passes * len(sweep.batches) * len(sweep.layers)
+                 + pipeline.weights * pipeline.iterations * len(sweep.blocks))
+        self.bar = tqdm(total=total, desc='calibration', disable=not show, unit='step')
 
     def layer(self, name: str) -> None:
         self.bar.set_postfix_str(name, refresh=False)

@@ -10,7 +10,7 @@ from .engine import Engine
 from .neurons import IFNeuron, per_channel
 from .operations import source_of
 from .pipelines import Pipeline
-from .simulate import Env, Plan, chunk_steps_for, evaluate, is_neuron, neuron_of
+from .simulate import Env, Plan, chunk_steps_for, is_neuron, neuron_of
 
 READOUTS = ('spikes', 'potential')
 DTYPES = ('float32', 'bfloat16')
@@ -180,10 +180,7 @@ class SpikingNetwork(nn.Module):
         """
         self._check_calibrated()
         with self.full_precision():
-            env = self.plan.once(self.bind(*args, **kwargs))
-            for node in self.plan.varying:
-                module = self.plan.modules[node]
-                env[node] = module.rate(env[source_of(node)]) if is_neuron(node) else evaluate(node, env, module)
+            env = self.plan.analog(self.bind(*args, **kwargs), quantised=True)
         return self._outputs({}, env, self.time_steps, self.settings['shift'])
 
     def _check_calibrated(self) -> dict:

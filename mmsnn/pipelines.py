@@ -30,6 +30,9 @@ class Pipeline:
         rounds: how often potential and bias are corrected, in this order, each time on a new simulation of the layer:
             the first time before, any other after the weights.
         weights: calibrate the weights by gradient descent [ACP, Eq. 23].
+        blockwise: calibrate weights between two places where everything goes through one layer of neurons, as those of
+            a residual block, together, on the error of the last layer [Li et al., BRECQ, ICLR 2021]; otherwise layer by
+            layer, as the paper.
         tune: what the gradient descent moves beside the weights: any of ``'bias'`` and ``'threshold'``.
         iterations: gradient steps per layer.
         learning_rate: initial learning rate; it decays to zero along a cosine.
@@ -50,6 +53,7 @@ class Pipeline:
     potential: str | None = None
     rounds: int = 1
     weights: bool = False
+    blockwise: bool = False
     tune: tuple[str, ...] = ()
     iterations: int = 5000
     learning_rate: float = 1e-5

@@ -105,11 +105,18 @@ class Plan:
             env[node] = evaluate(node, env, self.modules[node])
         return env
 
-    def analog(self, values: Env) -> Env:
-        """Run everything as the ANN (neurons rectify), given the values of ``inputs`` and ``sources``."""
+    def analog(self, values: Env, quantised: bool = False) -> Env:
+        """Run everything without time, given the values of ``inputs`` and ``sources``.
+
+        Neurons rectify, as in the ANN; ``quantised``, they give their rate in closed form [Eq. 17].
+        """
         env = self.once(values)
         for node in self.varying:
-            env[node] = evaluate(node, env, self.modules[node])
+            module = self.modules[node]
+            if quantised and isinstance(module, IFNeuron):
+                env[node] = module.rate(env[source_of(node)])
+            else:
+                env[node] = evaluate(node, env, module)
             for used in self._expires.get(node, ()):
                 del env[used]
         return env

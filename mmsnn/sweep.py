@@ -14,7 +14,7 @@ from .distributed import agree, processes
 from .network import SpikingNetwork, neuron_name
 from .neurons import NeuronState, per_channel
 from .operations import source_of
-from .simulate import Env, Plan, chunk_steps_for, neuron_of
+from .simulate import Env, Plan, chunk_steps_for, is_neuron, neuron_of
 from .store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 
@@ -25,9 +25,11 @@ class Sweep:
         snn: the network, with thresholds; its neurons and weights are calibrated in place while walking.
         batches: calibration inputs, one tensor (N, ...) each; image sizes may differ from batch to batch.
         store: where activations and spikes go.
+        blockwise: whether blocks, whose weights are calibrated together, may have several layers: see
+            :func:`blocks_of`.
     """
 
-    def __init__(self, snn: SpikingNetwork, batches: Sequence[Tensor], store: Store) -> None:
+    def __init__(self, snn: SpikingNetwork, batches: Sequence[Tensor], store: Store, blockwise: bool = False) -> None:
         self.snn = snn
         self.batches = batches
         self.store = store
@@ -36,10 +38,12 @@ class Sweep:
         self.ann = copy.deepcopy(snn.network)
         self._ann_nodes = dict(zip(snn.graph.nodes, self.ann.graph.nodes))
         nodes = snn.neuron_nodes
-        self.layers = [Layer(self, node, nodes) for node in nodes]
+        self.blocks = [Block(self, block, nodes) for block in (blocks_of(snn) if blockwise else [[n] for n in nodes])]
+        self.layers = [layer for block in self.blocks for layer in block.layers]
         self._last_reader: dict[fx.Node, Layer] = {}
-        for layer in self.layers:
-            self._last_reader.update(dict.fromkeys([layer.node, *layer.plan.sources], layer))
+        for block in self.blocks:
+            for layer in block.layers:
+                self._last_reader.update(dict.fromkeys([layer.node, *layer.plan.sources], block.last))
 
     def __iter__(self) -> Iterator['Layer']:
         """Walk the layers in order; behind each, forget what no later layer reads."""
@@ -63,6 +67,7 @@ class Layer:
         self.neuron = neuron_of(node)
         self.current = source_of(node)
         self.plan = Plan(sweep.snn.graph, [self.current], neuron_nodes)
+        self.block: Block
         # The same segment of the untouched copy.
         twin = sweep._ann_nodes
         self._ann_plan = Plan(sweep.ann.graph, [twin[self.current]], [twin[n] for n in neuron_nodes])
@@ -85,11 +90,11 @@ class Layer:
             self.sweep.store.put(key, self.neuron(self._ann_plan.analog(values)[twin[self.current]]))
         return self._stored(*key)
 
-    def mean_inputs(self, index: int) -> Env:
+    def mean_inputs(self, plan: Plan, index: int) -> Env:
         """Input and mean incoming spikes of the SNN for one batch: values for ``plan.analog``."""
-        values = self._inputs(self.plan, index)
+        values = self._inputs(plan, index)
         time_steps = self.sweep.snn.time_steps
-        for node in self.plan.sources:
+        for node in plan.sources:
             planes = self._stored('spikes', node, index)
             threshold, lowest = self._coding(node, planes)
             values[node] = mean_spikes(planes, threshold, time_steps, lowest)
@@ -156,6 +161,44 @@ class Layer:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""
         neuron = neuron_of(node)
         return per_channel(neuron.threshold, planes[0, 0]), neuron.rule.lowest
+
+
+class Block:
+    """Layers of neurons whose weights are calibrated together, on the error of the last one.
+
+    Attributes:
+        layers: in the order of the network.
+        plan: computes the current into the last layer from the spikes of the layers before the block.
+    """
+
+    def __init__(self, sweep: Sweep, nodes: list[fx.Node], neuron_nodes: list[fx.Node]) -> None:
+        self.layers = [Layer(sweep, node, neuron_nodes) for node in nodes]
+        for layer in self.layers:
+            layer.block = self
+        self.plan = Plan(sweep.snn.graph, [self.last.current], set(neuron_nodes).difference(nodes))
+
+    @property
+    def last(self) -> Layer:
+        return self.layers[-1]
+
+
+def blocks_of(snn: SpikingNetwork) -> list[list[fx.Node]]:
+    """Cut the network where everything that follows depends on one layer of neurons alone.
+
+    Such places are the ends of residual blocks, and every layer of a network without branches.
+
+    Returns:
+        The call sites of the neurons of each block, in order.
+    """
+    plan = Plan(snn.graph, snn.neuron_nodes)
+    last_use = {used: place for place, node in enumerate(plan.varying) for used in node.all_input_nodes}
+    blocks: list[list[fx.Node]] = [[]]
+    for place, node in enumerate(plan.varying):
+        if is_neuron(node):
+            blocks[-1].append(node)
+            if not any(last_use.get(before, 0) > place for before in plan.varying[:place]):
+                blocks.append([])
+    return [block for block in blocks if block]
 
 
 def materialise(batches: Iterable[Tensor], device: torch.device) -> list[Tensor]:

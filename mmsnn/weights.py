@@ -1,4 +1,4 @@
-"""Calibrate the weights before a layer of neurons by gradient descent [section 4.4, Eq. 23 and 24]."""
+"""Calibrate the weights before a layer of neurons, or in a block, by gradient descent [section 4.4, Eq. 23 and 24]."""
 import random
 
 import torch
@@ -6,41 +6,46 @@ from torch import Tensor, nn
 
 from .corrections import Errors, Steps, measure
 from .distributed import number_of, owner, processes, send
-from .neurons import IFNeuron
 from .pipelines import Pipeline
 from .simulate import Plan
-from .sweep import Layer
+from .sweep import Block
 
 
-def improve_weights(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module], errors: Errors,
+def improve_weights(block: Block, pipeline: Pipeline, calibrated: set[nn.Module], errors: Errors,
                     steps: Steps) -> Errors:
-    """Calibrate the weights of a layer, but keep the old ones unless the simulated error becomes smaller.
+    """Calibrate the weights of a block, but keep the old ones unless the simulated error becomes smaller.
 
     Args:
-        layer, pipeline, steps: as in :func:`calibrate_layer`.
+        block: of one layer or, where the pipeline is ``blockwise``, of several.
+        pipeline, steps: as in :func:`calibrate_layer`.
         calibrated: modules that have been calibrated; none is calibrated twice. Updated in place.
-        errors: what :func:`measure` returned for the layer as it is.
+        errors: what :func:`measure` returned for the block's last layer as it is.
 
     Returns:
-        What it returns for the layer as it is then.
+        What it returns for that layer as it is then.
     """
-    owned = [module for module in weighted_modules(layer.plan) if module not in calibrated]
+    owned = [module for module in weighted_modules(block.plan) if module not in calibrated]
     calibrated.update(owned)
-    values = tuned_values(layer.neuron, owned, pipeline)
+    values = tuned_values(block, owned, pipeline)
     saved = [value.detach().clone() for value in values]
-    descend(layer, values, pipeline, steps)
-    improved = measure(layer, pipeline, steps, keep=True)
+    descend(block, values, pipeline, steps)
+    improved = simulate(block, pipeline, steps)
     if improved.relative <= errors.relative:
         return improved
     for value, old in zip(values, saved):
         value.copy_(old)
-    return measure(layer, pipeline, steps, keep=True)
+    return simulate(block, pipeline, steps)
 
 
-def tuned_values(neuron: IFNeuron, modules: list[nn.Module], pipeline: Pipeline) -> list[Tensor]:
+def simulate(block: Block, pipeline: Pipeline, steps: Steps) -> Errors:
+    """Simulate the layers of a block, keeping their spikes; return the errors of the last."""
+    return [measure(layer, pipeline, steps, keep=True) for layer in block.layers][-1]
+
+
+def tuned_values(block: Block, modules: list[nn.Module], pipeline: Pipeline) -> list[Tensor]:
     """The tensors that gradient descent moves: weights and, where the pipeline says so, the neurons' own."""
     values: list[Tensor] = [module.get_parameter('weight') for module in modules]
-    return values + [getattr(neuron, name) for name in ('bias', 'threshold') if name in pipeline.tune]
+    return values + [getattr(layer.neuron, name) for layer in block.layers for name in pipeline.tune]
 
 
 def weighted_modules(plan: Plan) -> list[nn.Module]:
@@ -50,17 +55,19 @@ def weighted_modules(plan: Plan) -> list[nn.Module]:
             and not isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def descend(layer: Layer, values: list[Tensor], pipeline: Pipeline, steps: Steps) -> None:
-    """Minimise ``||x - ClipRound(z)||**2`` over weights, and what else is given, before a layer of neurons [Eq. 23].
+def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps) -> None:
+    """Minimise ``||x - ClipRound(z)||**2`` over the weights, and what else is given, of a block [Eq. 23].
 
-    z is the mean current, which the mean incoming spikes give because everything in between is affine. The loss sums
-    over channels and averages over images and positions; the floor passes its gradient on [Eq. 24].
+    z is the mean current into the last layer, which the mean incoming spikes give because everything in between is
+    affine; neurons in between pass on their rate in closed form. The loss sums over channels and averages over images
+    and positions; the floor passes its gradient on [Eq. 24].
     """
     if not values:
         steps.update(pipeline.iterations)
         return
-    neuron = layer.neuron
-    smallest = neuron.threshold.detach() / 100  # a threshold must stay positive
+    layer = block.last
+    thresholds = [layer.neuron.threshold for layer in block.layers]
+    smallest = [threshold.detach() / 100 for threshold in thresholds]  # they must stay positive
     optimizer = torch.optim.SGD(values, lr=pipeline.learning_rate, momentum=pipeline.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, pipeline.iterations)
     draw = random.Random(pipeline.seed)
@@ -72,9 +79,9 @@ def descend(layer: Layer, values: list[Tensor], pipeline: Pipeline, steps: Steps
             process, index = owner(draw.randrange(batches))
             optimizer.zero_grad()
             if process == processes()[0]:
-                target, inputs = layer.activation(index), layer.mean_inputs(index)
+                target, inputs = layer.activation(index), layer.mean_inputs(block.plan, index)
                 with torch.enable_grad():
-                    rate = neuron.rate(layer.plan.analog(inputs)[layer.current])
+                    rate = layer.neuron.rate(block.plan.analog(inputs, quantised=True)[layer.current])
                     loss = (target - rate).square().sum(1).mean()
                 loss.backward()
             else:
@@ -83,7 +90,8 @@ def descend(layer: Layer, values: list[Tensor], pipeline: Pipeline, steps: Steps
             send([value.grad for value in values], process)  # type: ignore[misc]  # here all have one
             optimizer.step()
             schedule.step()
-            torch.maximum(neuron.threshold, smallest, out=neuron.threshold)
+            for threshold, least in zip(thresholds, smallest):
+                torch.maximum(threshold, least, out=threshold)
             steps.update()
     finally:
         for value in values:

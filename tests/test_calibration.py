@@ -1,14 +1,19 @@
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import mmsnn
 from mmsnn.calibration import observe
+from mmsnn.corrections import measure
+from mmsnn.pipelines import make_pipeline
 from mmsnn.store import Store
-from mmsnn.sweep import Sweep
+from mmsnn.sweep import Sweep, blocks_of
+from mmsnn.weights import descend, tuned_values, weighted_modules
 
 from networks import Residual, randomise_norms
 
@@ -137,6 +142,85 @@ def test_weights_do_not_make_the_calibration_error_larger():
         _, weights = calibrated(ann, data, 'advanced', iterations=30, learning_rate=learning_rate)
         assert weights[0].error_after <= potential[0].error_after * (1 + 1e-6)
         assert all(row.error_after < 1 for row in weights)
+
+
+class Branches(nn.Module):
+    """A stem, a residual block with an identity and one with a projection, then a layer; a 3-layer head beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in (
+            (3, 4), (4, 4), (4, 4), (4, 6), (6, 6), (4, 6), (6, 4)))
+
+    def forward(self, x):
+        stem, a, b, c, d, shortcut, last = self.convs
+        x = stem(x).relu()
+        first = (b(a(x).relu()) + x).relu()
+        second = (d(c(first).relu()) + shortcut(first)).relu()
+        return first.mean((2, 3)), last(second).relu()  # an output behind the first block does not join the others
+
+
+def test_blocks_end_where_everything_goes_through_one_layer():
+    snn = mmsnn.convert(Branches(), T)
+    assert [len(block) for block in blocks_of(snn)] == [1, 2, 2, 1]
+    assert [node for block in blocks_of(snn) for node in block] == snn.neuron_nodes
+
+
+def test_gradient_of_a_block_is_that_of_its_output():
+    """One step of gradient descent on the residual block ``relu(b(relu(a(x))) + x)``, written out."""
+    data = batches(1)
+    snn, _ = calibrated(Branches(), data, 'signed')
+    sweep = Sweep(snn, data, Store(2 ** 30), blockwise=True)
+    steps = SimpleNamespace(update=lambda count=1: None)
+    walk = iter(sweep)
+    for _ in range(3):
+        layer = next(walk)
+        measure(layer, make_pipeline('signed'), steps, keep=True)
+    _, inner, last = list(snn.neurons.values())[:3]
+    rate = naive_rates(snn, data[0])['relu']
+    a, b = snn.network.get_submodule('convs.1'), snn.network.get_submodule('convs.2')
+    weights = [module.weight.detach().clone().requires_grad_() for module in (a, b)]
+    hidden = inner.rate(F.conv2d(rate, weights[0], a.bias, padding=1))
+    output = last.rate(F.conv2d(hidden, weights[1], b.bias, padding=1) + rate)
+    loss = (layer.activation(0) - output).square().sum(1).mean()
+    expected = torch.autograd.grad(loss, weights)
+    owned = weighted_modules(layer.block.plan)
+    assert owned == [a, b]
+    descend(layer.block, tuned_values(layer.block, owned, make_pipeline('signed')),
+            make_pipeline('signed', weights=True, iterations=1, learning_rate=1., momentum=0.), steps)
+    for module, weight, gradient in zip((a, b), weights, expected):
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(module.weight, weight - gradient)
+
+
+@pytest.mark.parametrize('pipeline', ['signed', 'advanced'])
+def test_blocks_are_simulated_again_with_their_new_weights(pipeline):
+    data, ann = batches(4), Branches()
+    options = dict(iterations=100, learning_rate=.1, weights=True, blockwise=True, tune=('bias', 'threshold'))
+    _, before = calibrated(ann, data, pipeline, weights=False)
+    snn, after = calibrated(ann, data, pipeline, **options)
+    assert after[0].error_after <= before[0].error_after and after != before
+    rates = naive_rates(snn, torch.cat(data))
+    sweep = Sweep(snn, [torch.cat(data)], Store(2 ** 30), blockwise=True)
+    for layer in sweep:
+        layer.activation(0)
+        torch.testing.assert_close(layer.rate(0, keep=True)[0], rates[layer.name])
+    assert sweep.store.in_memory == 0
+    # Where blocks are single layers it is the paper's calibration.
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    reports = [calibrated(net, data, pipeline, **options | dict(blockwise=choice))[1] for choice in (False, True)]
+    assert reports[0] == reports[1]
+
+
+def test_weights_of_a_block_that_get_worse_are_put_back():
+    data = batches(4)
+    ann = Branches()
+    potential, report = calibrated(ann, data, 'advanced', weights=False)
+    kept, same = calibrated(ann, data, 'advanced', blockwise=True, iterations=5, learning_rate=1e6)
+    for name, value in kept.state_dict().items():
+        if name != '_settings':
+            torch.testing.assert_close(value, potential.state_dict()[name])
+    assert [row.error_after for row in same] == pytest.approx([row.error_after for row in report])
 
 
 def test_ann_stream_does_not_see_calibrated_weights():

@@ -418,7 +418,7 @@ def test_state_of_an_older_version_computes_the_same():
     mmsnn.calibrate(snn, [x], 'light', progress=False)
 
     def before_bursts(settings):
-        for name in ('signed', 'max_spikes', 'max_rate', 'bias_per_step', 'rounds', 'tune'):
+        for name in ('signed', 'max_spikes', 'max_rate', 'bias_per_step', 'rounds', 'tune', 'blockwise'):
             del settings[name]
 
     other = mmsnn.convert(ann, 4)
