@@ -1,5 +1,4 @@
 """Run a script of the OpenMMLab package that a config belongs to."""
-import contextlib
 import importlib.util
 import os
 import re
@@ -9,8 +8,10 @@ import tempfile
 from pathlib import Path
 from zipfile import is_zipfile
 
+import numpy
 import torch
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -28,14 +29,19 @@ if UNSAFE not in os.environ:
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
-def harmless():
-    """Let torch load also what mmengine's checkpoints of a training hold, where both can say what that is."""
-    try:
-        from mmengine.runner.checkpoint import get_torch_safe_globals
-        from torch.serialization import safe_globals
-    except ImportError:  # upstream mmengine, torch before 2.5
-        return contextlib.nullcontext()
-    return safe_globals(get_torch_safe_globals())
+def harmless() -> list:
+    """What mmengine's checkpoints of a training hold besides tensors: records of losses, as arrays of numbers.
+
+    torch calls nothing but what is in this list while it loads, so that ``getattr`` alone runs no code of a file.
+    """
+    core = numpy._core if hasattr(numpy, '_core') else numpy.core
+    numbers = [type(numpy.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32')]
+    return [HistoryBuffer, getattr, slice, numpy.ndarray, numpy.dtype, core.multiarray._reconstruct,
+            core.multiarray.scalar, *numbers]
+
+
+if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4 and newer
+    torch.serialization.add_safe_globals(harmless())
 
 
 def check_checkpoint(path: str) -> None:
@@ -49,8 +55,7 @@ def check_checkpoint(path: str) -> None:
     if not Path(path).is_file():
         sys.exit(f"checkpoint '{path}' does not exist (looked in {Path.cwd()})")
     try:
-        with harmless():
-            torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path) or None)
+        torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path) or None)
     except Exception as error:  # whatever a damaged file makes of the many formats that torch tries
         lines = str(error).splitlines() or [type(error).__name__]
         unsafe = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))  # function or class that it asks for

@@ -14,7 +14,7 @@ import torch
 
 from mmsnn.checkpoint import write_checkpoint
 
-from _openmmlab import UNSAFE, harmless
+from _openmmlab import UNSAFE
 
 
 def publish(source, target) -> None:
@@ -27,8 +27,7 @@ def publish(source, target) -> None:
         source: A checkpoint of mmengine's Runner.
         target: The file to write.
     """
-    with harmless():
-        checkpoint = torch.load(source, map_location='cpu', weights_only=UNSAFE not in os.environ)
+    checkpoint = torch.load(source, map_location='cpu', weights_only=UNSAFE not in os.environ)
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
         key: value.to(torch.float16 if value.ndim > 1 else torch.float32).clone() if value.is_floating_point()
