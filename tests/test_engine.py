@@ -172,6 +172,17 @@ def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(networ
     assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 4
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='needs oneDNN')
+@pytest.mark.skipif(shutil.which('c++') is None and shutil.which('g++') is None, reason='needs a C++ compiler')
+def test_compiled_convolutions_have_their_weights_packed_once():
+    # Otherwise oneDNN does it at every call, which takes longer than the neurons.
+    from torch._inductor.utils import run_and_get_code
+    _, fast = both(Residual, inputs(), compile=True)
+    torch._dynamo.reset()
+    code = '\n'.join(run_and_get_code(fast, inputs())[1])
+    assert 'mkldnn._convolution_pointwise' in code and 'extern_kernels.convolution(' not in code
+
+
 def test_bfloat16_rounds_currents_not_membranes():
     plain, half = both(Residual, inputs(), dtype='bfloat16')
     chunk, _ = half._compiled().chunk(2, False)
