@@ -304,7 +304,7 @@ class Engine:
     def sums(self, values: Env, stops: Iterable[int], delay: int, chunk_steps: int | None) -> Iterator[tuple[int, Env]]:
         """As :meth:`mmsnn.simulate.Plan.sums`. The steps of a chunk divide ``delay`` and every stop."""
         stops = sorted(set(stops))
-        steps = math.gcd(chunk_steps or preferred_steps(values, self.dtype), delay, *stops)
+        steps = math.gcd(chunk_steps or preferred_steps(self.dtype), delay, *stops)
         recorders = {node: self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node)}
         chunk, run = self.chunk(steps, any(recorders.values()))
         static = self.plan.once(values)
@@ -359,10 +359,13 @@ def compiled(module: nn.Module, device: torch.device) -> Callable:
     return run
 
 
-def preferred_steps(values: Env, dtype: torch.dtype) -> int:
-    """How many steps one chunk should have: membranes are read and written once a chunk, but caches are small."""
-    example = next(value for value in values.values() if isinstance(value, Tensor))
-    return 16 if example.is_cuda else 8 // dtype.itemsize
+def preferred_steps(dtype: torch.dtype) -> int:
+    """How many steps one chunk should have.
+
+    Membranes are read and written once a chunk, but caches are small, and the time that compiling takes grows faster
+    than the number of steps: on a GPU 8 took minutes.
+    """
+    return 8 // dtype.itemsize
 
 
 def narrowest(limit: int) -> torch.dtype:

@@ -64,6 +64,8 @@ class SpikingNetwork(nn.Module):
         self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
         self._plan: Plan | None = None
         self._engine: Engine | None = None
+        # What conversion has added, to where the ANN is.
+        self.to(next((value.device for value in network.parameters()), None))
         self.requires_grad_(False).eval()
 
     @property

@@ -229,3 +229,8 @@ def test_what_is_changed_in_place_is_read_as_changed(form):
 def test_part_of_a_tensor_changed_in_place_is_refused():
     with pytest.raises(mmsnn.ConversionError, match='relu_ changes in place a part of conv, which output reads'):
         mmsnn.convert(InPlace('a part'), 4)
+
+
+def test_everything_lies_where_the_ann_does():
+    snn = mmsnn.convert(Residual().eval().to('meta'), 4)
+    assert {value.device.type for value in snn.state_dict().values()} == {'meta'}

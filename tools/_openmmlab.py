@@ -1,4 +1,5 @@
 """Run a script of the OpenMMLab package that a config belongs to."""
+import importlib
 import importlib.util
 import os
 import re
@@ -34,10 +35,11 @@ def harmless() -> list:
 
     torch calls nothing but what is in this list while it loads, so that ``getattr`` alone runs no code of a file.
     """
-    core = numpy._core if hasattr(numpy, '_core') else numpy.core
+    new = numpy.lib.NumpyVersion(numpy.__version__) >= '2.0.0'
+    arrays = importlib.import_module('numpy._core.multiarray' if new else 'numpy.core.multiarray')
     numbers = [type(numpy.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32')]
-    return [HistoryBuffer, getattr, slice, numpy.ndarray, numpy.dtype, core.multiarray._reconstruct,
-            core.multiarray.scalar, *numbers]
+    return [HistoryBuffer, getattr, slice, numpy.ndarray, numpy.dtype, arrays._reconstruct, arrays.scalar,
+            *numbers]
 
 
 if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4 and newer

@@ -40,7 +40,7 @@ NETWORKS = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (
 FAST = {'plain': {}, 'compiled': dict(compile=True), 'bfloat16': dict(compile=True, dtype='bfloat16')}
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, device: str) -> nn.Module:
     """A backbone of mmdet with random weights: time does not depend on them."""
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
@@ -48,13 +48,17 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     ann = MODELS.build(dict(NETWORKS[name]))
     ann.eval()
-    return ann.requires_grad_(False)
+    return ann.requires_grad_(False).to(device)
+
+
+def small_image(ann: nn.Module) -> Tensor:
+    return torch.randn(1, 3, 64, 64, device=next(ann.parameters()).device)
 
 
 def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> SpikingNetwork:
     """Convert, with the neurons of a pipeline; a small image is enough for that."""
     snn = mmsnn.convert(ann, time_steps, **options)
-    mmsnn.calibrate(snn, [torch.randn(1, 3, 64, 64)], pipeline, progress=False, weights=False, bias=False,
+    mmsnn.calibrate(snn, [small_image(ann)], pipeline, progress=False, weights=False, bias=False,
                     potential=None)
     return snn
 
@@ -101,7 +105,7 @@ def spikingjelly(ann: nn.Module, time_steps: int) -> dict[str, Callable[[Tensor]
         from spikingjelly.activation_based import ann2snn, functional
     except ImportError:
         return {}
-    recipe = ann2snn.RateCodingRecipe([torch.randn(1, 3, 64, 64)], mode='99.9%')
+    recipe = ann2snn.RateCodingRecipe([small_image(ann)], mode='99.9%')
     try:
         converted = ann2snn.FXConverter(recipe).convert(trace(ann)).eval()
     except ValueError as refused:
@@ -125,9 +129,17 @@ def spikingjelly(ann: nn.Module, time_steps: int) -> dict[str, Callable[[Tensor]
 
 @torch.no_grad()
 def seconds(run: Callable[[], object]) -> float:
+    synchronise()
     started = time.perf_counter()
     run()
+    synchronise()
     return time.perf_counter() - started
+
+
+def synchronise() -> None:
+    """Wait for the GPU, where one is in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def ann_seconds(ann: nn.Module, x: Tensor, passes: int = 3) -> float:
@@ -142,7 +154,7 @@ def simulation(args: argparse.Namespace) -> list[dict]:
     """Time candidates in turns, for every network, size and T."""
     rows = []
     for name in args.networks:
-        ann, x = build(name), torch.randn(1, 3, *args.size)
+        ann, x = build(name, args.device), torch.randn(1, 3, *args.size, device=args.device)
         ann_seconds(ann, x)
         for time_steps in args.time_steps:
             candidates = {key: convert(ann, time_steps, args.pipeline, **FAST[key]) for key in FAST
@@ -172,20 +184,27 @@ def memory(args: argparse.Namespace) -> list[dict]:
         for key, time_steps in [('ANN', 1)] + [(key, t) for key in args.candidates if key in FAST
                                                for t in args.time_steps]:
             with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-                found = pool.submit(peak_memory, name, key, time_steps, args.size, args.pipeline, args.threads).result()
+                found = pool.submit(peak_memory, name, key, time_steps, args).result()
             rows.append(dict(network=name, size=args.size, candidate=key, time_steps=time_steps, **found))
             show(rows[-1])
     return rows
 
 
-def peak_memory(name: str, candidate: str, time_steps: int, size: list[int], pipeline: str, threads: int) -> dict:
-    """MiB that a pass adds to the process, and the process's whole peak (Linux)."""
-    torch.set_num_threads(threads)
-    run = build(name)
+def peak_memory(name: str, candidate: str, time_steps: int, args: argparse.Namespace) -> dict:
+    """MiB that a pass adds to the process, and the process's whole peak (Linux); on a GPU, of its tensors."""
+    torch.set_num_threads(args.threads)
+    run = ann = build(name, args.device)
     if candidate != 'ANN':
-        run = convert(run, time_steps, pipeline, **FAST[candidate])
-        run(torch.randn(1, 3, 64, 64))  # what compiling takes is not the simulation's
-    x = torch.randn(1, 3, *size)
+        run = convert(ann, time_steps, args.pipeline, **FAST[candidate])
+        run(small_image(ann))  # what compiling takes is not the simulation's
+    x = torch.randn(1, 3, *args.size, device=args.device)
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        with torch.no_grad():
+            run(x)
+        peak = torch.cuda.max_memory_allocated()
+        return dict(pass_mib=round((peak - held) / 2 ** 20), process_mib=round(peak / 2 ** 20))
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts from here
     before = status('VmRSS')
     with torch.no_grad():
@@ -203,8 +222,8 @@ def calibration(args: argparse.Namespace) -> list[dict]:
     """Time calibration against images x T ANN passes."""
     rows = []
     for name in args.networks:
-        ann = build(name)
-        batches = [torch.randn(1, 3, *args.size) for _ in range(args.images)]
+        ann = build(name, args.device)
+        batches = [torch.randn(1, 3, *args.size, device=args.device) for _ in range(args.images)]
         ann_seconds(ann, batches[0])
         for time_steps in args.time_steps:
             unit = ann_seconds(ann, batches[0])
@@ -227,10 +246,11 @@ def shapes(args: argparse.Namespace) -> list[dict]:
     files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
     if not files:
         sys.exit(f'no .jpg or .png file in {args.folder}')
-    images = [torch.from_numpy(mmcv.imread(str(file))).permute(2, 0, 1)[None].float() / 64 - 2 for file in files]
+    images = [torch.from_numpy(mmcv.imread(str(file))).permute(2, 0, 1)[None].float().to(args.device) / 64 - 2
+              for file in files]
     rows = []
     for name in args.networks:
-        ann = build(name)
+        ann = build(name, args.device)
         for time_steps in args.time_steps:
             for key in (key for key in args.candidates if key in FAST):
                 snn = convert(ann, time_steps, args.pipeline, **FAST[key])
@@ -253,7 +273,7 @@ def breakdown(args: argparse.Namespace) -> list[dict]:
     """Share the time of one pass or simulation out among kinds of operations, in units of an ANN pass per step."""
     rows = []
     for name in args.networks:
-        ann, x = build(name), torch.randn(1, 3, *args.size)
+        ann, x = build(name, args.device), torch.randn(1, 3, *args.size, device=args.device)
         unit = ann_seconds(ann, x)
         for time_steps in args.time_steps:
             for key in ('ANN', *(key for key in args.candidates if key in FAST)):
@@ -324,17 +344,22 @@ def main() -> None:
     parser.add_argument('--published', action='store_true', help='calibration: also a whole simulation per layer')
     parser.add_argument('--folder', type=Path, help='shapes: where the images are')
     parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--device', default='cpu', help='such as cuda (default: %(default)s); breakdown and events are '
+                                                        'of the CPU')
     parser.add_argument('--threads', type=int, default=1, help="torch's threads (default: %(default)s)")
     parser.add_argument('--json', type=Path, help='file to write the rows to')
     args = parser.parse_args()
     if args.what == 'shapes' and (args.folder is None or not args.folder.is_dir()):
         parser.error('shapes needs --folder with images')
+    if args.device != 'cpu' and args.what in ('breakdown', 'events'):
+        parser.error(f'{args.what} measures the CPU only: omit --device')
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     rows = commands[args.what](args)
     if args.json:
         save_json(dict(rows=rows, arguments={key: str(value) for key, value in vars(args).items()},
-                       torch=torch.__version__, cpu=torch.backends.cpu.get_cpu_capability()), args.json)
+                       torch=torch.__version__, cpu=torch.backends.cpu.get_cpu_capability(),
+                       gpu=torch.cuda.get_device_name(args.device) if 'cuda' in args.device else None), args.json)
 
 
 if __name__ == '__main__':
