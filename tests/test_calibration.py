@@ -193,9 +193,8 @@ def test_gradient_of_a_block_is_that_of_its_output():
         torch.testing.assert_close(module.weight, weight - gradient)
 
 
-@pytest.mark.parametrize('pipeline', ['signed', 'advanced'])
-def test_blocks_are_simulated_again_with_their_new_weights(pipeline):
-    data, ann = batches(4), Branches()
+def test_blocks_are_simulated_again_with_their_new_weights():
+    data, ann, pipeline = batches(4), Branches(), 'signed'
     options = dict(iterations=100, learning_rate=.1, weights=True, blockwise=True, tune=('bias', 'threshold'))
     _, before = calibrated(ann, data, pipeline, weights=False)
     snn, after = calibrated(ann, data, pipeline, **options)

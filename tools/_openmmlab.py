@@ -1,4 +1,5 @@
 """Run a script of the OpenMMLab package that a config belongs to."""
+import codecs
 import importlib
 import importlib.util
 import os
@@ -30,20 +31,22 @@ if UNSAFE not in os.environ:
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
-def harmless() -> list:
-    """What mmengine's checkpoints of a training hold besides tensors: records of losses, as arrays of numbers.
+def allow_harmless() -> None:
+    """Let torch load what mmengine's checkpoints of a training hold besides tensors: records of losses, as arrays.
 
-    torch calls nothing but what is in this list while it loads, so that ``getattr`` alone runs no code of a file.
+    torch calls nothing but what is allowed while it loads, so that ``getattr`` alone runs no code of a file. To be
+    called before every load: behind its own, mmengine of the forks forbids again what it allowed.
     """
+    if not hasattr(torch.serialization, 'add_safe_globals'):  # torch before 2.4
+        return
     new = numpy.lib.NumpyVersion(numpy.__version__) >= '2.0.0'
     arrays = importlib.import_module('numpy._core.multiarray' if new else 'numpy.core.multiarray')
     numbers = [type(numpy.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32')]
-    return [HistoryBuffer, getattr, slice, numpy.ndarray, numpy.dtype, arrays._reconstruct, arrays.scalar,
-            *numbers]
+    torch.serialization.add_safe_globals([HistoryBuffer, getattr, slice, codecs.encode, numpy.ndarray, numpy.dtype,
+                                          arrays._reconstruct, arrays.scalar, *numbers])
 
 
-if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4 and newer
-    torch.serialization.add_safe_globals(harmless())
+allow_harmless()  # for what mmengine loads, where it does not do so itself
 
 
 def check_checkpoint(path: str) -> None:
@@ -56,6 +59,7 @@ def check_checkpoint(path: str) -> None:
         return
     if not Path(path).is_file():
         sys.exit(f"checkpoint '{path}' does not exist (looked in {Path.cwd()})")
+    allow_harmless()
     try:
         torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path) or None)
     except Exception as error:  # whatever a damaged file makes of the many formats that torch tries

@@ -14,7 +14,7 @@ import torch
 
 from mmsnn.checkpoint import write_checkpoint
 
-from _openmmlab import UNSAFE
+from _openmmlab import UNSAFE, allow_harmless
 
 
 def publish(source, target) -> None:
@@ -27,6 +27,7 @@ def publish(source, target) -> None:
         source: A checkpoint of mmengine's Runner.
         target: The file to write.
     """
+    allow_harmless()
     checkpoint = torch.load(source, map_location='cpu', weights_only=UNSAFE not in os.environ)
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
