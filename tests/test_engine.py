@@ -102,14 +102,13 @@ def test_spikes_are_counted_alike():
     assert costs[0] == costs[1] and costs[0].spikes['relu'] > 0
 
 
-@pytest.mark.parametrize('time_steps, dtype', [(63, torch.int8), (64, torch.float16), (1025, torch.int32)])
+@pytest.mark.parametrize('time_steps, dtype', [(127, torch.uint8), (128, torch.int32)])
 def test_counts_take_no_more_memory_than_they_need(time_steps, dtype):
     snn = mmsnn.convert(randomise_norms(Residual()).eval(), time_steps)
     mmsnn.calibrate(snn, [inputs()], 'signed', progress=False)
     exact(snn)
     fast = eager(snn)
-    same = assert_same if time_steps < 100 else torch.testing.assert_close  # sums over many steps need more bits
-    same(fast(inputs()), snn(inputs()))
+    assert_same(fast(inputs()), snn(inputs()))
     engine, values = fast._engine, snn.bind(inputs())
     chunk, _ = engine.chunk(1, record=False)
     counts = [engine._start(state, engine.shapes(values), snn.plan.once(values)) for state in chunk.states
