@@ -1,10 +1,12 @@
 """tools/report.py on a trained detector and a classifier: its numbers anew, its page without a network."""
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,13 +36,24 @@ from report import derive
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 
+@contextmanager
+def one_core():
+    """Let a tool use as many threads as the tests do, on any machine: sums in another order would move spikes."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory, digits):  # noqa: F811
     folder = tmp_path_factory.mktemp('detector')
     arguments = [config_file(folder, digits, 'light', hook=dict(num_images=2)), CHECKPOINT, '--time-steps', 2, 4,
-                 '--pipelines', 'none', 'light', 'signed', '--test-images', 3, '--workers', 1,
-                 '--out', folder / 'report']
-    return arguments, run_tool('report', *arguments), folder / 'report'
+                 '--pipelines', 'none', 'light', 'signed', '--test-images', 3, '--out', folder / 'report']
+    with one_core():
+        return arguments, run_tool('report', *arguments), folder / 'report'
 
 
 @pytest.fixture(scope='module')
@@ -195,10 +208,10 @@ def test_finished_runs_are_not_repeated(detector):
     stored = json.loads((out / 'rows.json').read_text())
     lost = stored['rows'].pop()
     (out / 'rows.json').write_text(json.dumps(stored))
-    assert '1 of 7 runs' in run_tool('report', *arguments)
+    with one_core():
+        assert '1 of 7 runs' in run_tool('report', *arguments)
     again = row_of(json.loads((out / 'rows.json').read_text()), lost['pipeline'], lost['time_steps'])
     for key in ('layers', 'predictions'):
-        # Another process, but with as many threads: otherwise sums would be taken in another order, and spikes differ.
         found, expected = leaves(again[key]), leaves(lost[key])
         assert found.keys() == expected.keys()
         for path, value in found.items():
