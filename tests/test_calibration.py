@@ -145,7 +145,7 @@ def test_weights_do_not_make_the_calibration_error_larger():
 
 
 class Branches(nn.Module):
-    """A stem, a residual block with an identity and one with a projection, then a layer; a 3-layer head beside it."""
+    """A stem, a residual block with an identity and one with a projection, then a layer; two outputs."""
 
     def __init__(self):
         super().__init__()

@@ -103,15 +103,14 @@ def test_bfloat16_and_cost():
             output = snn(x)
         costs.append(counter.cost.per_image())
     torch.testing.assert_close(output, plain(x), rtol=.05, atol=.05)
-    assert costs[0].keys() == costs[1].keys()
+    assert costs[1]['synaptic_operations'] == pytest.approx(costs[0]['synaptic_operations'], rel=.05)
 
 
 def test_state_moves_between_devices(tmp_path):
     plain, other = calibrated(Residual, dict(pipeline='signed'))
-    mmsnn_file = tmp_path / 'snn.pth'
-    torch.save(other.state_dict(), mmsnn_file)
+    torch.save(other.state_dict(), tmp_path / 'snn.pth')
     again = mmsnn.convert(randomise_norms(Residual()).eval(), T)
-    again.load_state_dict(torch.load(mmsnn_file, map_location='cpu', weights_only=True))
+    again.load_state_dict(torch.load(tmp_path / 'snn.pth', map_location='cpu', weights_only=True))
     assert_same(again(inputs()), plain(inputs()))
 
 
@@ -120,5 +119,3 @@ def test_half_precision_of_the_ann_around_it_leaves_membranes_alone():
     with torch.autocast('cuda', dtype=torch.float16):
         value = other(inputs().cuda())
     torch.testing.assert_close(value.cpu(), plain(inputs()))
-
-
