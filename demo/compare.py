@@ -18,8 +18,8 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import DictAction
 
-from mmsnn.plots import plot_pictures
-from mmsnn.wrapper import spiking_parts
+from mmsnn.analysis.plots import plot_pictures
+from mmsnn.openmmlab.wrapper import spiking_parts
 
 from _openmmlab import load_calibrated
 

@@ -1,14 +1,14 @@
 """Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks."""
 from importlib.util import find_spec
 
-from .calibration import CalibrationReport, LayerReport, calibrate, observe
-from .conversion import ConversionError, convert
-from .cost import Cost, CostCounter
-from .network import SpikingNetwork
-from .neurons import FiringRule, IFNeuron, integrate_and_burst, integrate_and_fire
-from .pipelines import PIPELINES, Pipeline
-from .rates import clip_floor, clip_round, firing_rate
-from .synthesis import synthesise
+from .analysis.cost import Cost, CostCounter
+from .calibration.procedure import CalibrationReport, LayerReport, calibrate, observe
+from .calibration.synthesis import synthesise
+from .conversion.placing import ConversionError, convert
+from .neurons.integrate_and_fire import FiringRule, IFNeuron, integrate_and_burst, integrate_and_fire
+from .neurons.pipelines import PIPELINES, Pipeline
+from .neurons.rates import clip_floor, clip_round, firing_rate
+from .simulation.network import SpikingNetwork
 from .version import __version__
 
 __all__ = [
@@ -19,12 +19,12 @@ __all__ = [
 
 # The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.
 if find_spec('mmengine'):
-    from .agreement import AgreementMetric
-    from .backbone import SpikingBackbone
-    from .cifar_resnet import CifarResNet
-    from .classifier import AveragePooled, SpikingClassifier, TorchClassifier
-    from .hooks import CalibrationHook
-    from .metrics import SpikeMetric
+    from .openmmlab.agreement import AgreementMetric
+    from .openmmlab.backbone import SpikingBackbone
+    from .openmmlab.cifar_resnet import CifarResNet
+    from .openmmlab.classifier import AveragePooled, SpikingClassifier, TorchClassifier
+    from .openmmlab.hooks import CalibrationHook
+    from .openmmlab.metrics import SpikeMetric
 
     __all__ += ['AgreementMetric', 'AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikeMetric', 'SpikingBackbone',
                 'SpikingClassifier', 'TorchClassifier']

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.structures import DataSample
 
 import mmsnn
-from mmsnn.agreement import ann_predictions
+from mmsnn.openmmlab.agreement import ann_predictions
 
 from networks import randomise_norms
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmsnn
-from mmsnn.wrapper import spiking_parts
+from mmsnn.openmmlab.wrapper import spiking_parts
 
 sys.path.insert(0, str(Path(__file__).parent))
 

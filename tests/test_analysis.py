@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import mmsnn
-from mmsnn.analysis import box, channel_errors, parameter_bytes, threshold_shares
-from mmsnn.pipelines import PIPELINES
+from mmsnn.analysis.errors import box, channel_errors, parameter_bytes, threshold_shares
+from mmsnn.neurons.pipelines import PIPELINES
 
 from networks import Residual, randomise_norms, three_layers
 

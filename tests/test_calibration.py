@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmsnn
-from mmsnn.calibration import observe
-from mmsnn.corrections import measure
-from mmsnn.pipelines import make_pipeline
-from mmsnn.store import Store
-from mmsnn.sweep import Sweep, blocks_of
-from mmsnn.weights import descend, tuned_values, weighted_modules
+from mmsnn.calibration.corrections import measure
+from mmsnn.calibration.procedure import observe
+from mmsnn.calibration.store import Store
+from mmsnn.calibration.walk import Sweep, blocks_of
+from mmsnn.calibration.weights import descend, tuned_values, weighted_modules
+from mmsnn.neurons.pipelines import make_pipeline
 
 from networks import Residual, randomise_norms
 
@@ -345,7 +345,7 @@ def test_unknown_options_are_refused(pipeline, options, message):
 
 def test_failure_leaves_nothing_that_looks_calibrated(monkeypatch):
     snn, _ = calibrated(network(), batches(), 'light')
-    monkeypatch.setattr('mmsnn.calibration.calibrate_layer', lambda *_: 1 / 0)
+    monkeypatch.setattr('mmsnn.calibration.procedure.calibrate_layer', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         mmsnn.calibrate(snn, batches(), 'light', progress=False)
     assert snn.settings is None
@@ -355,7 +355,7 @@ def test_interrupted_weights_calibration_can_be_repeated(monkeypatch):
     data, ann = batches(), network()
     expected, _ = calibrated(ann, data, 'advanced', **QUICK)
     snn = mmsnn.convert(ann, T)
-    calibrate_layer = mmsnn.calibration.calibrate_layer
+    calibrate_layer = mmsnn.calibration.procedure.calibrate_layer
 
     def interrupt(layer, *args):
         if layer.name == 'relu_2':
@@ -363,7 +363,7 @@ def test_interrupted_weights_calibration_can_be_repeated(monkeypatch):
         return calibrate_layer(layer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr('mmsnn.calibration.calibrate_layer', interrupt)
+        patch.setattr('mmsnn.calibration.procedure.calibrate_layer', interrupt)
         with pytest.raises(KeyboardInterrupt):
             mmsnn.calibrate(snn, data, 'advanced', progress=False, **QUICK)
     assert torch.equal(snn.network.conv2.weight, mmsnn.convert(ann, T).network.conv2.weight)

@@ -12,9 +12,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 
 import mmsnn
-from mmsnn.hooks import calibration_hook, plain_config
-from mmsnn.operations import is_max_pool, module_of, relu_ceiling
-from mmsnn.wrapper import spiking_parts
+from mmsnn.openmmlab.hooks import calibration_hook, plain_config
+from mmsnn.openmmlab.wrapper import spiking_parts
+from mmsnn.simulation.operations import is_max_pool, module_of, relu_ceiling
 
 from networks import randomise_norms
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmsnn
-from mmsnn.operations import module_of
+from mmsnn.simulation.operations import module_of
 
 from networks import Functional, Residual, leaves, randomise_norms
 

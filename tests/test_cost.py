@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import mmsnn
-from mmsnn.cost import CostCounter
+from mmsnn.analysis.cost import CostCounter
 
 from networks import three_layers
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import mmsnn
-from mmsnn.thresholds import RULES
+from mmsnn.neurons.thresholds import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / 'docs'
@@ -46,8 +46,8 @@ def test_docstrings_as_markdown(monkeypatch):
     from _docstrings import to_markdown
     assert to_markdown('Counts::\n\nwith a:\n    b', 'm') == 'Counts:\n\n    with a:\n        b'
     assert to_markdown('Is::\n\n    x = 1\n\nSee.', 'm') == 'Is:\n\n    x = 1\n\nSee.'
-    assert to_markdown('of :class:`Cost`, :func:`mmsnn.convert`', 'mmsnn.cost') == (
-        'of <autoref identifier="mmsnn.cost.Cost" optional><code>Cost</code></autoref>, '
+    assert to_markdown('of :class:`Cost`, :func:`mmsnn.convert`', 'mmsnn.analysis.cost') == (
+        'of <autoref identifier="mmsnn.analysis.cost.Cost" optional><code>Cost</code></autoref>, '
         '<autoref identifier="mmsnn.convert" optional><code>mmsnn.convert</code></autoref>')
 
 
@@ -89,7 +89,7 @@ def test_extending_adds_a_rule_and_a_pipeline():
 def messages() -> str:
     """All texts in the sources, with ``...`` in the place of values."""
     texts = []
-    for path in [*(ROOT / 'mmsnn').glob('*.py'), *(ROOT / 'tools').glob('*.py')]:
+    for path in [*(ROOT / 'mmsnn').rglob('*.py'), *(ROOT / 'tools').glob('*.py')]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 texts.append(''.join(part.value if isinstance(part, ast.Constant) else '...' for part in node.values))

@@ -5,8 +5,8 @@ from torch import nn
 
 import mmsnn
 from mmsnn import integrate_and_fire
-from mmsnn.balancing import balanced_thresholds
-from mmsnn.thresholds import ActivationHistogram
+from mmsnn.calibration.balancing import balanced_thresholds
+from mmsnn.neurons.thresholds import ActivationHistogram
 
 
 def two_layers():
@@ -45,7 +45,7 @@ def test_percentile_ignores_outliers():
     histogram = ActivationHistogram(1)
     values = torch.linspace(0, 1, 20001)[1:]
     histogram.update(torch.cat([values, torch.tensor([100.])]).view(1, 1, -1))
-    threshold = mmsnn.thresholds.choose_threshold(histogram, 'percentile', 8, channel_wise=False)
+    threshold = mmsnn.neurons.thresholds.choose_threshold(histogram, 'percentile', 8, channel_wise=False)
     # 99.99 % of 20,001 values are 19,999: up to one bin of 128 / 2048 above the 19,999th, 0.99995
     assert .99995 <= threshold.item() <= .99995 + 128 / 2048
 

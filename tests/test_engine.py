@@ -7,7 +7,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 import mmsnn
-from mmsnn.engine import Engine
+from mmsnn.simulation.engine import Engine
 
 from networks import Functional, Residual, leaves, randomise_norms
 

@@ -9,8 +9,8 @@ from test_engine import exact, inputs
 from torch import nn
 
 import mmsnn
-from mmsnn.export import export
-from mmsnn.nir_graph import ExportError
+from mmsnn.export.formats import export
+from mmsnn.export.nir_graph import ExportError
 
 from networks import Functional, Residual, leaves, randomise_norms, three_layers
 

@@ -28,10 +28,10 @@ from mmengine.runner.checkpoint import load_checkpoint
 from mmpretrain.utils import register_all_modules
 
 import mmsnn
-from mmsnn.checkpoint import save_checkpoint, write_file
-from mmsnn.hooks import test_pipeline as transforms_of_the_test
-from mmsnn.network import read_settings
-from mmsnn.store import Store
+from mmsnn.calibration.store import Store
+from mmsnn.files import save_checkpoint, write_file
+from mmsnn.openmmlab.hooks import test_pipeline as transforms_of_the_test
+from mmsnn.simulation.network import read_settings
 
 from networks import Residual, randomise_norms
 
@@ -196,7 +196,7 @@ def test_calibration_can_be_killed_at_any_time(work, tmp_path):
 
 WRITER = '''
 import sys, torch
-from mmsnn.checkpoint import write_file
+from mmsnn.files import write_file
 values = [dict(state_dict={str(i): torch.full((500_000,), float(value)) for i in range(8)}) for value in range(2)]
 print('writing', flush=True)
 while True:

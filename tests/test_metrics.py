@@ -6,9 +6,9 @@ from torch import nn
 pytest.importorskip('mmengine')
 
 import mmsnn
-from mmsnn.cost import CostCounter
-from mmsnn.registry import MODELS
-from mmsnn.wrapper import SpikingWrapper
+from mmsnn.analysis.cost import CostCounter
+from mmsnn.openmmlab.registry import MODELS
+from mmsnn.openmmlab.wrapper import SpikingWrapper
 
 from networks import three_layers
 

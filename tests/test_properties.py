@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mmsnn
-from mmsnn.neurons import NeuronState, per_channel
+from mmsnn.neurons.integrate_and_fire import NeuronState, per_channel
 
 from networks import Residual, randomise_norms
 
@@ -445,7 +445,7 @@ def test_neurons_saved_between_two_steps_go_on_as_if_nothing_had_happened(seed, 
     """Bit-equal for any numbers: neurons compute each element and each step for itself."""
     generator = torch.Generator().manual_seed(seed)
     neuron = mmsnn.IFNeuron()
-    pipeline = mmsnn.pipelines.make_pipeline(**{'name': RULES[rule]['pipeline'], **{
+    pipeline = mmsnn.neurons.pipelines.make_pipeline(**{'name': RULES[rule]['pipeline'], **{
         key: value for key, value in RULES[rule].items() if key != 'pipeline'}})
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
     neuron.threshold = torch.rand(3, generator=generator) + .1

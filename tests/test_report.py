@@ -22,8 +22,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 import mmsnn
-from mmsnn.hooks import plain_config
-from mmsnn.wrapper import spiking_parts
+from mmsnn.openmmlab.hooks import plain_config
+from mmsnn.openmmlab.wrapper import spiking_parts
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from mmsnn.store import Store, mean_spikes, pack_spikes, unpack_spikes
+from mmsnn.calibration.store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 
 @pytest.mark.parametrize('lowest, highest', [(0, 1), (-1, 1), (0, 3), (-2, 2), (-32, 32)])

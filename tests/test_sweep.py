@@ -94,7 +94,7 @@ def test_three_ways_to_one_number(trained, trusted, tmp_path):
     cfg = Config.fromfile(config)
     ann = MODELS.build(dict(cfg.model.classifier, data_preprocessor=cfg.data_preprocessor)).eval()
     load_checkpoint(ann, str(checkpoint))
-    batches = list(mmsnn.hooks.calibration_hook(cfg).batches(ann, cfg))
+    batches = list(mmsnn.openmmlab.hooks.calibration_hook(cfg).batches(ann, cfg))
     snn = mmsnn.convert(ann, TIME_STEPS)
     mmsnn.calibrate(snn, batches, 'light', progress=False)
     data = ann.data_preprocessor(pseudo_collate(list(DATASETS.build(cfg.test_dataloader.dataset))), False)

@@ -69,7 +69,7 @@ def test_hook_calibrates_on_stored_images(tmp_path):
     from mmdet.utils import register_all_modules
     from mmengine.logging import MMLogger
 
-    from mmsnn.checkpoint import write_file
+    from mmsnn.files import write_file
     register_all_modules()
     model = nn.ModuleDict(dict(backbone=MODELS.build(dict(
         type='mmsnn.SpikingBackbone', time_steps=2, backbone=dict(type='ResNet', depth=18, base_channels=4,

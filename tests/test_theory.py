@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import mmsnn
-from mmsnn.theory import error_sources
+from mmsnn.analysis.theory import error_sources
 
 from networks import Functional, Residual, randomise_norms
 

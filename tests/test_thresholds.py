@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 import mmsnn
-from mmsnn.rates import clip_floor, clip_round
-from mmsnn.thresholds import BINS, RULES, ActivationHistogram, choose_threshold, mmse_threshold, squared_error
+from mmsnn.neurons.rates import clip_floor, clip_round
+from mmsnn.neurons.thresholds import BINS, RULES, ActivationHistogram, choose_threshold, mmse_threshold, squared_error
 
 
 def histogram_of(*batches):

@@ -16,7 +16,7 @@ from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmsnn.hooks import CalibrationHook, find_pipeline, replace_pipeline
+from mmsnn.openmmlab.hooks import CalibrationHook, find_pipeline, replace_pipeline
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))

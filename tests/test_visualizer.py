@@ -10,7 +10,7 @@ pytest.importorskip('mmdet')
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmsnn.hooks import plain_config
+from mmsnn.openmmlab.hooks import plain_config
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -25,8 +25,8 @@ class Inspector(Worker):
 
     def thresholds(self) -> dict:
         """Thresholds of the ANN's layers against T, by the rule of the config's pipeline where it needs no spikes."""
-        from mmsnn.analysis import threshold_shares
-        from mmsnn.pipelines import make_pipeline
+        from mmsnn.analysis.errors import threshold_shares
+        from mmsnn.neurons.pipelines import make_pipeline
         _, hook, _ = self.spiking_runner()
         options = {key: value for key, value in hook.options.items() if key != 'progress'}
         pipeline = make_pipeline(hook.pipeline, **options)
@@ -40,8 +40,8 @@ class Inspector(Worker):
 
     def layers(self, job: dict) -> dict:
         """Errors before and after calibration, thresholds, firing rates and memory of the network just tested."""
-        from mmsnn.analysis import box, parameter_bytes
-        from mmsnn.metrics import SpikeMetric
+        from mmsnn.analysis.errors import box, parameter_bytes
+        from mmsnn.openmmlab.metrics import SpikeMetric
         runner, hook, part = self.spiking_runner()
         batches, histograms = self.calibration_data()
         images, chosen = 0, []
@@ -70,7 +70,7 @@ class Inspector(Worker):
 
     def errors(self, snn, ann, batches: list, reuse: bool = False) -> dict:
         """Errors by channel; ``reuse`` those of another pipeline that starts from the same network."""
-        from mmsnn.analysis import channel_errors
+        from mmsnn.analysis.errors import channel_errors
         settings = {key: value for key, value in snn.settings.items() if key != 'pipeline'}
         key = json.dumps(settings, sort_keys=True)
         if reuse and key in self._errors:

@@ -157,7 +157,7 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
     Raises:
         ValueError: the config names no CalibrationHook.
     """
-    from mmsnn.hooks import calibration_hook
+    from mmsnn.openmmlab.hooks import calibration_hook
 
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(cfg_options or {})

@@ -38,7 +38,7 @@ def write_page(out: Path, cfg, report: dict) -> Path:
     """
     import jinja2
 
-    from mmsnn.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
+    from mmsnn.openmmlab.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
     (ann, *rows), metric = report['rows'], report['metric']
     report = dict(report, versions=versions(), constants=dict(
         mac_picojoule=MAC_PICOJOULE, addition_picojoule=ADDITION_PICOJOULE, shown_score=SCORE))
@@ -132,7 +132,7 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
 
 def energy_parts(row: dict, ann: bool = False) -> dict[str, float]:
     """What SpikeMetric's estimate of the energy consists of, millijoule per image."""
-    from mmsnn.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
+    from mmsnn.openmmlab.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
     macs = row['spike/ann_macs'] if ann else row['spike/analog_macs']
     parts = {'multiply-accumulates': macs * MAC_PICOJOULE * 1e-9,
              'those of parts that never spike': row['spike/other_macs'] * MAC_PICOJOULE * 1e-9}
@@ -172,7 +172,7 @@ def draw_grid(out: Path, first: dict, count: int) -> None:
     """Put the pictures of the last pipeline beside the ANN's into one figure."""
     import mmcv
 
-    from mmsnn.plots import plot_pictures
+    from mmsnn.analysis.plots import plot_pictures
     name = list(first)[-1][0]
     columns = {'ANN': ('ANN', 0)} | {f'{name}, T = {t}': (other, t) for other, t in first if other == name}
     plot_pictures({f'image {number + 1}': {
@@ -214,7 +214,7 @@ def slug(text: str) -> str:
 
 def test_command(cfg, out: Path, checkpoint: str, row: dict) -> str:
     """The command that computes a row's scores anew."""
-    from mmsnn.hooks import HOOK_TYPES, WRAPPED
+    from mmsnn.openmmlab.hooks import HOOK_TYPES, WRAPPED
     hook = next(index for index, hook in enumerate(cfg.custom_hooks) if hook['type'] in HOOK_TYPES)
     wrapper = find(cfg.model, WRAPPED)
     own = dict(cfg.custom_hooks[hook])

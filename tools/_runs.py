@@ -49,7 +49,7 @@ class Worker:
     def ann(self) -> dict:
         from mmengine.runner import Runner
 
-        from mmsnn.hooks import plain_config
+        from mmsnn.openmmlab.hooks import plain_config
         runner = Runner.from_cfg(plain_config(self.cfg))
         return dict(test(runner), **self.details(runner, None))
 
@@ -80,7 +80,7 @@ class Worker:
         from mmengine.runner import Runner
 
         import mmsnn
-        from mmsnn.wrapper import spiking_parts
+        from mmsnn.openmmlab.wrapper import spiking_parts
         if self._runner is None:
             self._runner = Runner.from_cfg(self.cfg)
             self._runner.load_or_resume()
@@ -133,7 +133,7 @@ def parse_pipeline(text: str) -> tuple[str, dict]:
     Raises:
         ValueError: no such pipeline, option or value.
     """
-    from mmsnn.pipelines import make_pipeline
+    from mmsnn.neurons.pipelines import make_pipeline
 
     def value(word: str):
         try:

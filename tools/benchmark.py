@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import mmsnn
-from mmsnn.conversion import trace
-from mmsnn.network import SpikingNetwork
-from mmsnn.simulate import Plan, evaluate, is_neuron
+from mmsnn.conversion.placing import trace
+from mmsnn.simulation.network import SpikingNetwork
+from mmsnn.simulation.plan import Plan, evaluate, is_neuron
 
 from _jobs import keep_freed_memory, save_json
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
-from mmsnn.checkpoint import save_checkpoint
+from mmsnn.files import save_checkpoint
 
 from _openmmlab import check_checkpoint, check_writable, load_calibrated
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmsnn import SpikingNetwork
-from mmsnn.export import NEEDS, export
-from mmsnn.network import neuron_name
-from mmsnn.simulate import Plan
-from mmsnn.wrapper import spiking_parts
+from mmsnn.export.formats import NEEDS, export
+from mmsnn.openmmlab.wrapper import spiking_parts
+from mmsnn.simulation.network import neuron_name
+from mmsnn.simulation.plan import Plan
 
 from _openmmlab import load_calibrated
 
@@ -32,7 +32,7 @@ def run_nir(path: Path, x: Tensor) -> tuple[Tensor, Counts]:
     """Simulate a NIR file in SpikingJelly.
 
     Args:
-        path: written by ``mmsnn.export.export``.
+        path: written by ``mmsnn.export.formats.export``.
         x: images, (N, C, H, W), in the precision to compute in.
 
     Returns:

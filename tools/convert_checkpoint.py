@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from mmsnn.checkpoint import write_checkpoint
-from mmsnn.hooks import plain_config
+from mmsnn.files import write_checkpoint
+from mmsnn.openmmlab.hooks import plain_config
 from mmsnn.version import __version__
 
 

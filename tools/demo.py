@@ -110,7 +110,7 @@ def main() -> None:
         print(f'[{count:2}/{len(todo)}] {row["detector"]:<12} {row["pipeline"]:<8} {steps:<6}  mAP '
               f'{row["bbox_mAP"]:.3f}   ({row["seconds"]:.0f} s; {time.time() - started:.0f} s so far)', flush=True)
 
-    from mmsnn.plots import plot_against_time_steps
+    from mmsnn.analysis.plots import plot_against_time_steps
     time_steps = sorted({row['time_steps'] for row in rows} - {None})
     curves = {detector: {pipeline: points for pipeline in PIPELINES if (points := [
         (row['time_steps'], row['bbox_mAP']) for row in rows

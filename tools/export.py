@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from mmengine.config import DictAction
 
-from mmsnn.export import NEEDS, ExportError, export
-from mmsnn.wrapper import spiking_parts
+from mmsnn.export.formats import NEEDS, ExportError, export
+from mmsnn.openmmlab.wrapper import spiking_parts
 
 from _openmmlab import check_checkpoint, check_writable, load_calibrated
 
@@ -37,7 +37,7 @@ def main() -> None:
     runner, model, _ = load_calibrated(args.config, args.checkpoint, args.cfg_options)
     part, *others = spiking_parts(model).values()
     if others:
-        parser.error('the model has several spiking parts; write each with mmsnn.export.export')
+        parser.error('the model has several spiking parts; write each with mmsnn.export.formats.export')
     device = next(model.parameters()).device
     if args.size is None:
         data = model.data_preprocessor(next(iter(runner.test_dataloader)), False)

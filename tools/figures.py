@@ -8,7 +8,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from mmsnn import FiringRule, clip_floor, clip_round, integrate_and_burst, integrate_and_fire
-from mmsnn.plots import pyplot
+from mmsnn.analysis.plots import pyplot
 
 THRESHOLD = 1.
 CURRENTS = [.75, .75, .75, .75, -.5, -.5, -.25, -.25]  # as where negative weights speak late

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from mmsnn.checkpoint import write_checkpoint
+from mmsnn.files import write_checkpoint
 
 from _openmmlab import UNSAFE, allow_harmless
 

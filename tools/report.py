@@ -34,7 +34,7 @@ def derive(cfg: Config, images: int | None, test_images: int | None, folder: Pat
         test_images: evenly spaced over the test set, or None for all.
         folder: gets the annotations of these test images, where the config's metrics read annotations from a file.
     """
-    from mmsnn.hooks import HOOK_TYPES
+    from mmsnn.openmmlab.hooks import HOOK_TYPES
     cfg = copy.deepcopy(cfg)
     if images is not None:
         next(hook for hook in cfg.custom_hooks if hook['type'] in HOOK_TYPES).num_images = images
@@ -85,7 +85,7 @@ def reduce_annotations(source: Path, names: set, folder: Path) -> Path:
 
 def main() -> None:
     from mmsnn import PIPELINES
-    from mmsnn.hooks import calibration_hook
+    from mmsnn.openmmlab.hooks import calibration_hook
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the spiking model')

@@ -82,8 +82,8 @@ def main() -> None:
     from mmengine.config import Config, DictAction
 
     from mmsnn import PIPELINES
-    from mmsnn.hooks import calibration_hook
-    from mmsnn.plots import plot_comparison
+    from mmsnn.analysis.plots import plot_comparison
+    from mmsnn.openmmlab.hooks import calibration_hook
 
     rules = [rule + granularity for rule in ('mmse', 'percentile', 'max', 'balanced') for granularity in ('', '-layer')]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

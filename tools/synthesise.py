@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from mmsnn.checkpoint import write_file
-from mmsnn.synthesis import synthesise
-from mmsnn.wrapper import spiking_parts
+from mmsnn.calibration.synthesis import synthesise
+from mmsnn.files import write_file
+from mmsnn.openmmlab.wrapper import spiking_parts
 
 from _openmmlab import check_checkpoint, check_writable
 

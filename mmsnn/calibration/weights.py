@@ -4,11 +4,11 @@ import random
 import torch
 from torch import Tensor, nn
 
+from ..distributed import number_of, owner, processes, send
+from ..neurons.pipelines import Pipeline
+from ..simulation.plan import Plan
 from .corrections import Errors, Steps, measure
-from .distributed import number_of, owner, processes, send
-from .pipelines import Pipeline
-from .simulate import Plan
-from .sweep import Block
+from .walk import Block
 
 
 def improve_weights(block: Block, pipeline: Pipeline, calibrated: set[nn.Module], errors: Errors,

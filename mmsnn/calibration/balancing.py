@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .distributed import number_of, owner, processes, send
-from .network import SpikingNetwork
-from .neurons import per_channel
-from .thresholds import positive
+from ..distributed import number_of, owner, processes, send
+from ..neurons.integrate_and_fire import per_channel
+from ..neurons.thresholds import positive
+from ..simulation.network import SpikingNetwork
 
 BATCHES = 160
 

@@ -6,9 +6,9 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .calibration import CalibrationReport, calibrate
-from .conversion import convert
-from .network import SpikingNetwork
+from ..calibration.procedure import CalibrationReport, calibrate
+from ..conversion.placing import convert
+from ..simulation.network import SpikingNetwork
 
 
 class SpikingWrapper(BaseModule):

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from .network import SpikingNetwork
-from .neurons import IFNeuron
-from .operations import (
+from ..neurons.integrate_and_fire import IFNeuron
+from ..simulation.network import SpikingNetwork
+from ..simulation.operations import (
     ASSERTIONS,
     DROPOUTS,
     OUT_OF_PLACE,

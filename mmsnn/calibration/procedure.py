@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..distributed import agree, gather
+from ..neurons.integrate_and_fire import IFNeuron
+from ..neurons.pipelines import Pipeline, make_pipeline
+from ..neurons.thresholds import ActivationHistogram, choose_threshold
+from ..simulation.network import SpikingNetwork
 from .balancing import balanced_thresholds
 from .corrections import correct_bias, correct_potential, largest_current, measure
-from .distributed import agree, gather
-from .network import SpikingNetwork
-from .neurons import IFNeuron
-from .pipelines import Pipeline, make_pipeline
 from .store import GIBI, Store
-from .sweep import Layer, Sweep, materialise
-from .thresholds import ActivationHistogram, choose_threshold
+from .walk import Layer, Sweep, materialise
 from .weights import improve_weights
 
 

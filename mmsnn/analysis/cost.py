@@ -10,9 +10,9 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
-from .network import SpikingNetwork, neuron_name
-from .operations import module_of
-from .simulate import Env, evaluate, is_neuron
+from ..simulation.network import SpikingNetwork, neuron_name
+from ..simulation.operations import module_of
+from ..simulation.plan import Env, evaluate, is_neuron
 
 Weighted = nn.Linear | nn.modules.conv._ConvNd  # layers whose outputs are connected to their inputs
 

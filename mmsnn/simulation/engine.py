@@ -1,7 +1,7 @@
 """The fast time loop: K steps as one graph, membrane potentials in and out, which torch.compile makes one program of.
 
-It computes what :meth:`mmsnn.simulate.Plan.simulate` does, in another arithmetic where asked: spikes and currents in
-``dtype``, membrane potentials and sums in float32.
+It computes what :meth:`mmsnn.simulation.plan.Plan.simulate` does, in another arithmetic where asked: spikes and currents
+in ``dtype``, membrane potentials and sums in float32.
 """
 import copy
 import logging
@@ -14,15 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from .neurons import FiringRule, per_channel
+from ..neurons.integrate_and_fire import FiringRule, per_channel
 from .operations import is_max_pool, source_of
-from .simulate import Env, Plan, evaluate, is_neuron
+from .plan import Env, Plan, evaluate, is_neuron
 
 
 def fire_chunk(current: Tensor, potential: Tensor, count: Tensor | None, threshold: Tensor, reciprocal: Tensor,
                bias: Tensor, rule: FiringRule, limit: int, steps: int, dtype: torch.dtype,
                ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The equations of :func:`mmsnn.integrate_and_fire` and :func:`mmsnn.neurons.integrate_and_burst`, without state.
+    """The equations of :func:`mmsnn.integrate_and_fire` and :func:`mmsnn.integrate_and_burst`, without state.
 
     Args:
         current: of each step, folded into the batch, (K N, ...), or the same at every step, (N, ...).
@@ -189,7 +189,7 @@ class Chunk:
 
     def _run_analog(self, node: fx.Node, graph: fx.Graph, value, states: dict, updates: dict,
                     first: fx.Node) -> fx.Node:
-        """See :func:`mmsnn.simulate._run_analog`."""
+        """See :func:`mmsnn.simulation.plan._run_analog`."""
         inputs = self._running_inputs(node)
         sums = {arg: states[State(arg, 'sum', id(node))] for arg in inputs}
         total, outputs = states[State(node, 'total')], []
@@ -302,7 +302,7 @@ class Engine:
         return self._shapes[key]
 
     def sums(self, values: Env, stops: Iterable[int], delay: int, chunk_steps: int | None) -> Iterator[tuple[int, Env]]:
-        """As :meth:`mmsnn.simulate.Plan.sums`. The steps of a chunk divide ``delay`` and every stop."""
+        """As :meth:`mmsnn.simulation.plan.Plan.sums`. The steps of a chunk divide ``delay`` and every stop."""
         stops = sorted(set(stops))
         steps = math.gcd(chunk_steps or preferred_steps(self.dtype), delay, *stops)
         recorders = {node: self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node)}

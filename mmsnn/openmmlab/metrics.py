@@ -6,7 +6,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import nn
 
-from .cost import Cost, CostCounter, Weighted, connections, has_weights
+from ..analysis.cost import Cost, CostCounter, Weighted, connections, has_weights
 from .registry import METRICS
 from .wrapper import SpikingWrapper, spiking_parts
 

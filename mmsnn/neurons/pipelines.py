@@ -1,7 +1,7 @@
 """What a calibration consists of: the paper's pipelines, and the earlier methods it compares with."""
 from dataclasses import asdict, dataclass, fields, replace
 
-from .neurons import RESETS, FiringRule
+from .integrate_and_fire import RESETS, FiringRule
 from .thresholds import RULES
 
 
@@ -13,7 +13,7 @@ class Pipeline:
         threshold: rule for the thresholds: ``'mmse'`` [Algorithm 1], ``'max'`` or ``'percentile'`` (99.99) of the
             ANN's activations, or ``'current'``: the largest current that a neuron receives at any time step when the
             layers before it spike (threshold balancing, Sengupta et al. 2019), or ``'balanced'``: local threshold
-            balancing (Bu et al. 2025), or a name that you have added to :data:`mmsnn.thresholds.RULES`.
+            balancing (Bu et al. 2025), or a name that you have added to :data:`mmsnn.neurons.thresholds.RULES`.
         channel_wise: one threshold per channel, or one per layer.
         rounding: what the mmse rule scores: ``'round'`` (ClipRound, Eq. 18) or ``'floor'`` (ClipFloor).
         shift: how neurons round instead of flooring [section 4.3]: ``'bias'`` adds h/(2T) to the current of every

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from .network import SpikingNetwork, neuron_name
-from .pipelines import Pipeline
-from .simulate import Plan, chunk_steps_for, is_neuron
-from .thresholds import ActivationHistogram, choose_threshold
+from ..neurons.pipelines import Pipeline
+from ..neurons.thresholds import ActivationHistogram, choose_threshold
+from ..simulation.network import SpikingNetwork, neuron_name
+from ..simulation.plan import Plan, chunk_steps_for, is_neuron
 
 QUANTILES = dict(q05=.05, q25=.25, median=.5, q75=.75, q95=.95)  # box and whiskers as in the paper's Figs. 2 and 5
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, fx
 
-from .distributed import agree, processes
-from .network import SpikingNetwork, neuron_name
-from .neurons import NeuronState, per_channel
-from .operations import source_of
-from .simulate import Env, Plan, chunk_steps_for, is_neuron, neuron_of
+from ..distributed import agree, processes
+from ..neurons.integrate_and_fire import NeuronState, per_channel
+from ..simulation.network import SpikingNetwork, neuron_name
+from ..simulation.operations import source_of
+from ..simulation.plan import Env, Plan, chunk_steps_for, is_neuron, neuron_of
 from .store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 

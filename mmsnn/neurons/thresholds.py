@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributed import largest, total
+from ..distributed import largest, total
 
 BINS = 2048
 GRID = 100

@@ -6,7 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from .operations import replace_module
+from ..simulation.operations import replace_module
 from .registry import MODELS
 from .wrapper import SpikingWrapper
 

@@ -84,7 +84,7 @@ def plot_errors(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, float | 
 
     Args:
         panels: method -> name of a state (before and after calibration) -> for each layer the statistics that
-            :func:`mmsnn.analysis.box` returns.
+            :func:`mmsnn.analysis.errors.box` returns.
         path: image file to write.
     """
     plt = pyplot()

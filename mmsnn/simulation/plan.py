@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .neurons import IFNeuron
+from ..neurons.integrate_and_fire import IFNeuron
 from .operations import is_affine, is_max_pool, module_of, reads_shape, source_of
 
 Env = dict[fx.Node, Any]

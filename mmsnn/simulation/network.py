@@ -6,11 +6,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx, nn
 
+from ..neurons.integrate_and_fire import IFNeuron, per_channel
+from ..neurons.pipelines import Pipeline
 from .engine import Engine
-from .neurons import IFNeuron, per_channel
 from .operations import source_of
-from .pipelines import Pipeline
-from .simulate import Env, Plan, chunk_steps_for, is_neuron, neuron_of
+from .plan import Env, Plan, chunk_steps_for, is_neuron, neuron_of
 
 READOUTS = ('spikes', 'potential')
 DTYPES = ('float32', 'bfloat16')

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .network import SpikingNetwork, neuron_name
-from .neurons import IFNeuron
-from .operations import is_max_pool, module_of, source_of
-from .simulate import evaluate, is_neuron
-from .version import __version__
+from ..neurons.integrate_and_fire import IFNeuron
+from ..simulation.network import SpikingNetwork, neuron_name
+from ..simulation.operations import is_max_pool, module_of, source_of
+from ..simulation.plan import evaluate, is_neuron
+from ..version import __version__
 
 
 class ExportError(ValueError):

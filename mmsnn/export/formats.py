@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from .checkpoint import new_file
-from .engine import Chunk
-from .network import SpikingNetwork
+from ..files import new_file
+from ..simulation.engine import Chunk
+from ..simulation.network import SpikingNetwork
+from ..simulation.plan import Plan
 from .nir_graph import ExportError, to_nir
-from .simulate import Plan
 
 NEEDS = dict(nir=('nir',), onnx=('onnx', 'onnxscript'))
 
@@ -22,7 +22,7 @@ def export(snn: SpikingNetwork, example: Tensor, path: str | Path, format: str) 
         snn: from :func:`mmsnn.convert`, calibrated.
         example: an input, (N, C, H, W): the file is made for images of its size, and any number of them.
         path: the file to write; never seen half-written.
-        format: ``'nir'``, see :func:`mmsnn.nir_graph.to_nir`, or ``'onnx'``, see :class:`Simulation`.
+        format: ``'nir'``, see :func:`mmsnn.export.nir_graph.to_nir`, or ``'onnx'``, see :class:`Simulation`.
 
     Raises:
         ExportError: the format cannot express the network; the message names what and where.
@@ -72,8 +72,8 @@ class Simulation(nn.Module):
     """T steps as one traceable function of the image: a chunk of one step, scanned over time.
 
     It computes what :meth:`mmsnn.SpikingNetwork.forward` does, by the same graph as the compiled simulation
-    (:class:`mmsnn.engine.Chunk`), which returns potentials and counts instead of updating them. What does not vary in
-    time, the stem's convolution above all, stands before the loop. The file does not grow with T.
+    (:class:`mmsnn.simulation.engine.Chunk`), which returns potentials and counts instead of updating them. What does
+    not vary in time, the stem's convolution above all, stands before the loop. The file does not grow with T.
 
     Args:
         snn: calibrated, float32.

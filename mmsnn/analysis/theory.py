@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from .network import SpikingNetwork, neuron_name
-from .neurons import IFNeuron, per_channel
-from .operations import source_of
-from .simulate import Env, Plan, chunk_steps_for, evaluate
+from ..neurons.integrate_and_fire import IFNeuron, per_channel
+from ..simulation.network import SpikingNetwork, neuron_name
+from ..simulation.operations import source_of
+from ..simulation.plan import Env, Plan, chunk_steps_for, evaluate
 
 
 class LayerErrors(NamedTuple):

@@ -4,12 +4,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .distributed import largest as largest_of_all
-from .distributed import total
-from .neurons import IFNeuron
-from .pipelines import Pipeline
-from .sweep import Layer
-from .thresholds import positive
+from ..distributed import largest as largest_of_all
+from ..distributed import total
+from ..neurons.integrate_and_fire import IFNeuron
+from ..neurons.pipelines import Pipeline
+from ..neurons.thresholds import positive
+from .walk import Layer
 
 
 class Steps(Protocol):

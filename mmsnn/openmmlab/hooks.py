@@ -15,12 +15,12 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..calibration.procedure import CalibrationReport
+from ..calibration.store import GIBI
+from ..distributed import own
 from .agreement import AgreementMetric
-from .calibration import CalibrationReport
-from .distributed import own
 from .metrics import SpikeMetric
 from .registry import HOOKS
-from .store import GIBI
 from .wrapper import SpikingWrapper, spiking_parts
 
 

@@ -1,0 +1,1 @@
+"""One walk over the network, layer by layer, on a few images."""

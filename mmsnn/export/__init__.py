@@ -1,0 +1,1 @@
+"""Calibrated networks as files for other software."""

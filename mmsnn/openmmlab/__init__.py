@@ -1,0 +1,1 @@
+"""mmsnn inside mmengine, mmdet and mmpretrain: wrappers, hook, metrics."""

@@ -1,0 +1,1 @@
+"""What runs in time: affine operations, the order of computation, the time loop, the spiking network."""
