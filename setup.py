@@ -14,6 +14,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmsnn', 'mmsnn.*']),
+    package_data={'mmsnn.experiments': ['report.html.j2']},
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet exist as upstream packages and as maintained forks under other names with the
     # same import names: requiring either by name would make pip lay it over the other. Hence extras.

@@ -19,9 +19,8 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import DictAction
 
 from mmsnn.analysis.plots import plot_pictures
+from mmsnn.openmmlab.scripts import load_calibrated
 from mmsnn.openmmlab.wrapper import spiking_parts
-
-from _openmmlab import load_calibrated
 
 
 def draw(image: np.ndarray, prediction: DetDataSample, classes: tuple[str, ...], score: float) -> np.ndarray:

@@ -38,7 +38,7 @@ from networks import Residual, randomise_norms
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 
-from _openmmlab import check_checkpoint, check_writable
+from mmsnn.openmmlab.scripts import check_checkpoint, check_writable
 
 register_all_modules()
 KILLS = int(os.environ.get('MMSNN_KILLS', 2))

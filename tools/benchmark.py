@@ -30,10 +30,9 @@ from tqdm import tqdm
 
 import mmsnn
 from mmsnn.conversion.placing import trace
+from mmsnn.experiments.jobs import keep_freed_memory, save_json
 from mmsnn.simulation.network import SpikingNetwork
 from mmsnn.simulation.plan import Plan, evaluate, is_neuron
-
-from _jobs import keep_freed_memory, save_json
 
 NETWORKS = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (18, 34, 50, 101)},
             'mobilenet_v2': dict(type='MobileNetV2', out_indices=(7,))}

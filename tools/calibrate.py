@@ -14,8 +14,7 @@ from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
 from mmsnn.files import save_checkpoint
-
-from _openmmlab import check_checkpoint, check_writable, load_calibrated
+from mmsnn.openmmlab.scripts import check_checkpoint, check_writable, load_calibrated
 
 
 def main() -> None:

@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from mmsnn import SpikingNetwork
 from mmsnn.export.formats import NEEDS, export
+from mmsnn.openmmlab.scripts import load_calibrated
 from mmsnn.openmmlab.wrapper import spiking_parts
 from mmsnn.simulation.network import neuron_name
 from mmsnn.simulation.plan import Plan
-
-from _openmmlab import load_calibrated
 
 Counts = dict[str, Tensor]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from _jobs import CORES, run_jobs, save_json
+from mmsnn.experiments.jobs import CORES, run_jobs, save_json
 
 DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
 PIPELINES = ('none', 'light', 'advanced', 'signed')

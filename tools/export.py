@@ -14,9 +14,8 @@ import torch
 from mmengine.config import DictAction
 
 from mmsnn.export.formats import NEEDS, ExportError, export
+from mmsnn.openmmlab.scripts import check_checkpoint, check_writable, load_calibrated
 from mmsnn.openmmlab.wrapper import spiking_parts
-
-from _openmmlab import check_checkpoint, check_writable, load_calibrated
 
 
 def main() -> None:

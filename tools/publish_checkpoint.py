@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from mmsnn.files import write_checkpoint
-
-from _openmmlab import UNSAFE, allow_harmless
+from mmsnn.openmmlab.scripts import UNSAFE, allow_harmless
 
 
 def publish(source, target) -> None:

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, init_default_scope
 
-from _details import inspect
-from _jobs import CORES, save_json
-from _page import write_page
-from _runs import complete, jobs_of, parse_pipeline, shown_metric, stored_rows
+from mmsnn.experiments.inspection import inspect
+from mmsnn.experiments.jobs import CORES, save_json
+from mmsnn.experiments.page import write_page
+from mmsnn.experiments.runs import complete, jobs_of, parse_pipeline, shown_metric, stored_rows
 
 
 def derive(cfg: Config, images: int | None, test_images: int | None, folder: Path) -> Config:

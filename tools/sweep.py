@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _jobs import CORES
-from _openmmlab import check_checkpoint
-from _runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
+from mmsnn.experiments.jobs import CORES
+from mmsnn.experiments.runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
+from mmsnn.openmmlab.scripts import check_checkpoint
 
 
 def label(job: dict, axes: list[str]) -> str:

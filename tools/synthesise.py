@@ -14,9 +14,8 @@ from mmengine.runner import Runner
 
 from mmsnn.calibration.synthesis import synthesise
 from mmsnn.files import write_file
+from mmsnn.openmmlab.scripts import check_checkpoint, check_writable
 from mmsnn.openmmlab.wrapper import spiking_parts
-
-from _openmmlab import check_checkpoint, check_writable
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The fast time loop: K steps as one graph, membrane potentials in and out, which torch.compile makes one program of.
 
-It computes what :meth:`mmsnn.simulation.plan.Plan.simulate` does, in another arithmetic where asked: spikes and currents
-in ``dtype``, membrane potentials and sums in float32.
+It computes what :meth:`mmsnn.simulation.plan.Plan.simulate` does, in another arithmetic where asked: spikes and
+currents in ``dtype``, membrane potentials and sums in float32.
 """
 import copy
 import logging

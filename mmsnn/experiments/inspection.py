@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from _runs import Worker, parse_pipeline, pipeline_options
+from .runs import Worker, parse_pipeline, pipeline_options
 
 ERROR_IMAGES = 32  # calibration images that errors are measured on, at most
 SCORE = .3  # detections with at least this score are shown

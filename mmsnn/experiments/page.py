@@ -11,9 +11,9 @@ from pathlib import Path
 from sweep import summarise
 from tqdm import tqdm
 
-from _details import SCORE
-from _jobs import save_json
-from _runs import CEILING, parse_pipeline, pipeline_options
+from .inspection import SCORE
+from .jobs import save_json
+from .runs import CEILING, parse_pipeline, pipeline_options
 
 THEMES = dict(
     light={'figure.facecolor': '#ffffff', 'axes.facecolor': '#ffffff', 'savefig.facecolor': '#ffffff'},

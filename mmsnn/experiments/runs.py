@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from _jobs import run_jobs, save_json
+from .jobs import run_jobs, save_json
 
 AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
 CEILING = '(ceiling)'

@@ -18,9 +18,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from _jobs import keep_freed_memory
+from ..experiments.jobs import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
 CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 
