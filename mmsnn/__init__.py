@@ -5,7 +5,8 @@ from .analysis.cost import Cost, CostCounter
 from .calibration.procedure import CalibrationReport, LayerReport, calibrate, observe
 from .calibration.synthesis import synthesise
 from .conversion.placing import ConversionError, convert
-from .neurons.integrate_and_fire import FiringRule, IFNeuron, integrate_and_burst, integrate_and_fire
+from .neurons.integrate_and_fire import FiringRule, integrate_and_burst, integrate_and_fire
+from .neurons.layer import IFNeuron
 from .neurons.pipelines import PIPELINES, Pipeline
 from .neurons.rates import clip_floor, clip_round, firing_rate
 from .simulation.network import SpikingNetwork

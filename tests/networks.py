@@ -1,7 +1,12 @@
-"""Small networks for the tests."""
+"""Small networks for the tests, and what happens in them when they are simulated."""
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from mmsnn.neurons.model import per_channel
+from mmsnn.simulation.loop import TimeLoop
+from mmsnn.simulation.operations import is_max_pool
+from mmsnn.simulation.plan import Plan, evaluate, is_neuron
 
 
 def leaves(value):
@@ -72,3 +77,92 @@ def three_layers():
     for parameter in net.parameters():
         nn.init.ones_(parameter)
     return net
+
+
+class Small(nn.Module):
+    """A stem and its neurons."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.conv(x))
+
+
+@torch.no_grad()
+def simulate(snn, x):
+    """The output, and for each layer of neurons its currents and spikes (T, N, ...), first and last potential."""
+    nodes = snn.neuron_nodes
+    plan = Plan(snn.graph, [*nodes, *(node.args[0] for node in nodes), *snn.plan.targets])
+    loop, values = TimeLoop(snn.network, plan), snn.bind(x)
+    static, found, last = plan.once(values), {}, {}
+    for _, chunk, kept, each in loop._run(values, [snn.time_steps], snn.chunk_steps, {}, each_step=True):
+        for node, value in zip(chunk.targets, each):
+            found.setdefault(node, []).append(value.clone())
+        last = {entry.node: value.clone() for entry, value in zip(chunk.kept, kept)
+                if entry.kind == 'neuron' and entry.number == 0}
+    layers = {}
+    for node, (name, neuron) in zip(nodes, snn.neurons.items()):
+        source = node.args[0]
+        currents = torch.cat(found[source]) if source in found else torch.stack([static[source]] * snn.time_steps)
+        layers[name] = dict(currents=currents, spikes=torch.cat(found[node]), first=neuron.start(currents[0])[0],
+                            last=last[node])
+    return snn(x), layers
+
+
+class Naive:
+    """An independent simulation: the whole network at every step, with the published equations written out."""
+
+    def __init__(self, snn):
+        self.snn, self.spikes = snn, {}
+
+    @torch.no_grad()
+    def __call__(self, x, stops=None):
+        """The sum of each output node's values over the steps after ``delay``, at each of ``stops`` (default: T)."""
+        snn, self.state, self.analog, sums, found = self.snn, {}, {}, {}, {}
+        targets = [snn._read_from(node) for node in snn._output_nodes]
+        for step in range(snn.time_steps):
+            env = dict(snn.bind(x))
+            for node in snn.graph.nodes:
+                if node.op not in ('placeholder', 'output'):
+                    env[node] = self.compute(node, env, step)
+            for node in targets:
+                if step >= snn.delay:
+                    sums[node] = sums[node] + env[node] if node in sums else env[node].clone()
+            if step + 1 in (stops or [snn.time_steps]):
+                found[step + 1] = {node: value.clone() for node, value in sums.items()}
+        return found
+
+    def compute(self, node, env, step):
+        module = self.snn.network.get_submodule(node.target) if node.op == 'call_module' else None
+        if is_neuron(node):
+            return self.fire(node, module, env[node.args[0]], step)
+        if node not in self.snn.plan.running:
+            return evaluate(node, env, module)
+        # What stays analog follows the mean of its inputs: it puts out how much t f(mean) has grown.
+        inputs = [arg for arg in node.all_input_nodes if arg in self.snn.plan.varies]
+        sums, total = self.analog.get(node, ({}, 0.))
+        sums = {arg: sums[arg] + env[arg] if sums else env[arg].clone() for arg in inputs}
+        count = 1 if is_max_pool(node) else step + 1
+        value = evaluate(node, {**env, **{arg: value / count for arg, value in sums.items()}}, module) * count
+        self.analog[node] = sums, value
+        return value - total
+
+    def fire(self, node, neuron, current, step):
+        rule, h = neuron.rule, per_channel(neuron.threshold, current)
+        bias = neuron.bias[step] if neuron.bias.ndim > 1 else neuron.bias
+        if node not in self.state:
+            self.state[node] = [neuron.start(current)[0], torch.zeros_like(current)]
+        v, n = self.state[node]
+        v = v + current + per_channel(bias, current)
+        if rule.signed or rule.max_spikes > 1:
+            k = (v / h).floor().clamp(-rule.max_spikes if rule.signed else 0, rule.max_spikes)
+            k = (n + k).clamp(0, rule.max_rate * neuron.time_steps) - n
+        else:
+            k = (v >= h).to(v.dtype)
+        spike = torch.where(k != 0, k * h, 0.)
+        v = torch.where(k > 0, 0., v) if rule.reset == 'zero' else v - spike
+        self.state[node] = [v, n + k]
+        self.spikes[node] = self.spikes.get(node, 0.) + float(k.abs().sum())
+        return spike

@@ -9,7 +9,7 @@ import mmsnn
 from mmsnn.analysis.errors import box, channel_errors, parameter_bytes, threshold_shares
 from mmsnn.neurons.pipelines import PIPELINES
 
-from networks import Residual, randomise_norms, three_layers
+from networks import Residual, randomise_norms, simulate, three_layers
 
 
 def test_errors_by_hand():
@@ -24,26 +24,17 @@ def test_errors_by_hand():
 
 
 def by_hand(snn, ann, batches):
-    """Spikes summed by a wrapper around every neuron's ``fire``, activations by forward hooks."""
+    """Spikes summed as they are simulated, activations by forward hooks."""
     errors, norms = {}, {}
     for batch in batches:
-        spikes, activations = {}, {}
+        activations = {}
         handles = [neuron.register_forward_hook(
             lambda _m, _i, out, name=name: activations.__setitem__(name, out.clone()))
             for name, neuron in ann.neurons.items()]
         ann.network(batch)
         for handle in handles:
             handle.remove()
-        originals = {name: neuron.fire for name, neuron in snn.neurons.items()}
-        for name, neuron in snn.neurons.items():
-            def fire(*args, _name=name, **kwargs):
-                out = originals[_name](*args, **kwargs)
-                spikes[_name] = spikes.get(_name, 0) + out.sum(0)
-                return out
-            neuron.fire = fire
-        snn(batch)
-        for neuron in snn.neurons.values():
-            del neuron.fire
+        spikes = {name: layer['spikes'].sum(0) for name, layer in simulate(snn, batch)[1].items()}
         for name, activation in activations.items():
             other = (0, 2, 3)
             error = (activation - spikes[name] / snn.time_steps) ** 2

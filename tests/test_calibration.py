@@ -43,7 +43,7 @@ def naive_rates(snn, x):
             current = inputs[0]
             if name not in potentials:
                 potentials[name], totals[name] = neuron.start(current), torch.zeros_like(current)
-            spikes = neuron.fire(current[None], potentials[name])[0]
+            (spikes,), potentials[name] = neuron.fire(current[None], potentials[name])
             totals[name] += spikes
             return spikes
         return hook
@@ -122,7 +122,7 @@ def test_potential_is_t_times_the_mean_error(granularity, shape):
     plain.neurons['relu'].initial_potential = torch.zeros(6)
     current = plain.plan.once(plain.bind(torch.cat(data)))[plain.neuron_nodes[0].args[0]]
     potential = plain.neurons['relu'].start(current)
-    rate = plain.neurons['relu'].fire(current.expand(T, *current.shape), potential).mean(0)
+    rate = plain.neurons['relu'].fire(current.expand(T, *current.shape), potential)[0].mean(0)
     error = (current.relu() - rate).mean((0, 2, 3) if granularity == 'channel' else 0)
     torch.testing.assert_close(neuron.initial_potential.squeeze(), T * error.squeeze())
 

@@ -34,7 +34,7 @@ def test_negative_spikes_count_as_one_and_bursts_as_their_size():
     counter = CostCounter(snn)
     neuron.recorders.append(counter._recorder('layer'))
     currents = torch.tensor([1., -.5, .5, 0.]).view(4, 1, 1, 1, 1)
-    spikes = neuron.fire(currents, neuron.start(currents[0]))
+    spikes, _ = neuron.fire(currents, neuron.start(currents[0]))
     assert spikes.flatten().tolist() == [1., -.5, .5, 0.]
     assert counter.cost.spikes == {'layer': 2 + 1 + 1}
 

@@ -56,8 +56,8 @@ def test_threshold_balancing_takes_the_largest_current_of_any_step(pipeline, rat
     first, second = snn.neurons.values()
     # Both neurons fire at step 2, .75 each: more than the ANN's largest activation, 1.25.
     assert first.threshold.tolist() == [.75] and second.threshold.tolist() == [1.5]
-    spikes = first.fire(torch.tensor([.75, .5]).view(1, 2, 1, 1).expand(6, 1, 2, 1, 1),
-                        first.start(torch.zeros(1, 2, 1, 1)))
+    spikes, _ = first.fire(torch.tensor([.75, .5]).view(1, 2, 1, 1).expand(6, 1, 2, 1, 1),
+                           first.start(torch.zeros(1, 2, 1, 1)))
     # Soft reset: 4 of 6 steps, hard reset: 3 of 6 (see above), of .75 each.
     assert spikes.mean(0).flatten().tolist() == [.75, rate]
 

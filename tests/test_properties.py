@@ -11,7 +11,6 @@ import copy
 import io
 import math
 import os
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -25,9 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mmsnn
-from mmsnn.neurons.integrate_and_fire import NeuronState, per_channel
+from mmsnn.neurons.model import per_channel
 
-from networks import Residual, randomise_norms
+from networks import Residual, randomise_norms, simulate
 
 EXAMPLES = int(os.environ.get('MMSNN_EXAMPLES', 0))
 profile = settings(max_examples=EXAMPLES or 25, derandomize=not EXAMPLES, deadline=timedelta(seconds=10), database=None,
@@ -197,42 +196,6 @@ def calibrated(ann, time_steps, x, rule, **options):
     snn = mmsnn.convert(ann, time_steps)
     mmsnn.calibrate(snn, [x], progress=False, **RULES[rule] | options)
     return snn
-
-
-@contextmanager
-def recorded(snn):
-    """Collect for each layer of neurons its currents, spikes (T, N, ...), and states before and after, while inside."""
-    found, handles = {}, []
-
-    def record(name, neuron):
-        fire = neuron.fire
-
-        def fire_and_record(currents, state, start=0, out=None):
-            layer = found.setdefault(name, dict(currents=[], spikes=[], first=copy.deepcopy(state.potential)))
-            layer['currents'].append(currents.clone())
-            spikes = fire(currents, state, start, out)
-            layer['spikes'].append(spikes.clone())
-            layer['last'] = state.potential.clone()
-            return spikes
-
-        neuron.fire = fire_and_record
-        handles.append(neuron)
-
-    for name, neuron in snn.neurons.items():
-        record(name, neuron)
-    try:
-        yield found
-    finally:
-        for neuron in handles:
-            del neuron.fire
-    for layer in found.values():
-        layer['currents'], layer['spikes'] = torch.cat(layer['currents']), torch.cat(layer['spikes'])
-
-
-def simulate(snn, x):
-    with recorded(snn) as layers:
-        output = snn(x)
-    return output, layers
 
 
 def exact(ann, time_steps, rule):
@@ -450,12 +413,11 @@ def test_neurons_saved_between_two_steps_go_on_as_if_nothing_had_happened(seed, 
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
     neuron.threshold = torch.rand(3, generator=generator) + .1
     currents = torch.randn(time_steps, 2, 3, 5, generator=generator)
-    expected_state, state = neuron.start(currents[0]), neuron.start(currents[0])
-    expected = neuron.fire(currents, expected_state)
+    expected, expected_state = neuron.fire(currents, neuron.start(currents[0]))
     cut = data.draw(st.integers(1, time_steps - 1))
-    first, file = neuron.fire(currents[:cut], state), io.BytesIO()
-    torch.save(state._asdict(), file)
+    (first, state), file = neuron.fire(currents[:cut], neuron.start(currents[0])), io.BytesIO()
+    torch.save(state, file)
     file.seek(0)
-    state = NeuronState(**torch.load(file, weights_only=True))
-    assert torch.equal(torch.cat([first, neuron.fire(currents[cut:], state, cut)]), expected)
-    assert torch.equal(state.potential, expected_state.potential)
+    second, state = neuron.fire(currents[cut:], torch.load(file, weights_only=True), cut)
+    assert torch.equal(torch.cat([first, second]), expected)
+    assert torch.equal(state[0], expected_state[0])

@@ -31,6 +31,7 @@ from tqdm import tqdm
 import mmsnn
 from mmsnn.conversion.placing import trace
 from mmsnn.experiments.jobs import keep_freed_memory, save_json
+from mmsnn.simulation.loop import TimeLoop
 from mmsnn.simulation.network import SpikingNetwork
 from mmsnn.simulation.plan import Plan, evaluate, is_neuron
 
@@ -79,7 +80,7 @@ def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
             current = env[node.args[0]]
             if node not in state:
                 state[node] = modules[node].start(current)
-            env[node] = modules[node].fire(current.unsqueeze(0), state[node], step)[0]
+            (env[node],), state[node] = modules[node].fire(current.unsqueeze(0), state[node], step)
         for node in outputs:
             sums[node] = sums[node] + env[node] if node in sums else env[node]
     return [sums[node] / snn.time_steps for node in outputs]
@@ -91,9 +92,11 @@ def published_light(snn: SpikingNetwork, batches: list[Tensor]) -> None:
     for node in snn.neuron_nodes:
         neuron, errors = snn.network.get_submodule(node.target), []
         plan = Plan(snn.graph, [node, *snn.plan.targets])
+        loop = TimeLoop(snn.network, plan)
         for batch in batches:
             values = snn.bind(batch)
-            rate = sum(chunk[node].sum(0) for chunk in plan.simulate(values, snn.time_steps, 1)) / snn.time_steps
+            (_, sums), = loop.sums(values, [snn.time_steps], chunk_steps=1)
+            rate = sums[node] / snn.time_steps
             errors.append((plan.analog(values)[node] - rate).movedim(1, 0).flatten(1).mean(1))
         neuron.bias = neuron.bias + torch.stack(errors).mean(0)
 

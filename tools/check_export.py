@@ -20,6 +20,7 @@ from mmsnn import SpikingNetwork
 from mmsnn.export.formats import NEEDS, export
 from mmsnn.openmmlab.scripts import load_calibrated
 from mmsnn.openmmlab.wrapper import spiking_parts
+from mmsnn.simulation.loop import TimeLoop
 from mmsnn.simulation.network import neuron_name
 from mmsnn.simulation.plan import Plan
 
@@ -64,8 +65,8 @@ def run_nir(path: Path, x: Tensor) -> tuple[Tensor, Counts]:
 @torch.no_grad()
 def count_spikes(snn: SpikingNetwork, x: Tensor) -> Counts:
     """How many spikes each neuron of a network fires, (N, ...) for each layer."""
-    plan = Plan(snn.graph, snn.neuron_nodes)
-    (_, sums), = plan.sums(snn.bind(x), [snn.time_steps], 0, 1)
+    loop = TimeLoop(snn.network, Plan(snn.graph, snn.neuron_nodes))
+    (_, sums), = loop.sums(snn.bind(x), [snn.time_steps], chunk_steps=1)
     counts = {}
     for node, total in sums.items():
         threshold = snn.network.get_submodule(node.target).threshold

@@ -7,8 +7,9 @@ from tqdm import tqdm
 
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import ActivationHistogram, choose_threshold
+from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork, neuron_name
-from ..simulation.plan import Plan, chunk_steps_for, is_neuron
+from ..simulation.plan import Plan, is_neuron
 
 QUANTILES = dict(q05=.05, q25=.25, median=.5, q75=.75, q95=.95)  # box and whiskers as in the paper's Figs. 2 and 5
 
@@ -33,14 +34,13 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[T
         For each layer, shape (C,), float64; NaN for a channel that never is active in the ANN.
     """
     watched = dict(zip(snn.neuron_nodes, filter(is_neuron, ann.graph.nodes)))  # node of the SNN -> node of the ANN
-    simulation, reference = Plan(snn.graph, watched), Plan(ann.graph, watched.values())
+    simulation, reference = TimeLoop(snn.network, Plan(snn.graph, watched)), Plan(ann.graph, watched.values())
     squares: dict[str, Tensor] = {}  # of errors and of activations, (2, C)
     for batch in tqdm(batches, 'errors', unit='batch', disable=not progress):
         values = snn.bind(batch)
         given = {node.target: value for node, value in values.items()}
         activations = reference.analog({node: given[node.target] for node in reference.inputs})
-        ((_, sums),) = simulation.sums(values, [snn.time_steps], 0,
-                                       snn.chunk_steps or chunk_steps_for(batch, snn.time_steps))
+        ((_, sums),) = simulation.sums(values, [snn.time_steps], chunk_steps=snn.chunk_steps)
         for node, twin in watched.items():
             activation = activations[twin]
             error = activation - sums[node] / snn.time_steps
@@ -75,8 +75,8 @@ def threshold_shares(histograms: Mapping[str, ActivationHistogram], pipeline: Pi
         mean output of a neuron) / largest activation.
     """
     def share(histogram: ActivationHistogram, steps: int) -> float:
-        threshold = choose_threshold(histogram, pipeline.threshold, pipeline.max_rate * steps, pipeline.channel_wise,
-                                     pipeline.rounding)
+        threshold = choose_threshold(histogram, pipeline.threshold, pipeline.rule(steps).levels(steps),
+                                     pipeline.channel_wise, pipeline.rounding)
         largest = histogram.maximum if pipeline.channel_wise else histogram.maximum.amax(0, keepdim=True)
         alive = largest > 0
         return float((threshold.double() / largest)[alive].mean()) if alive.any() else 1.

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx
 
-from ..neurons.integrate_and_fire import IFNeuron, per_channel
+from ..neurons.layer import IFNeuron
+from ..neurons.model import per_channel
+from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
-from ..simulation.plan import Env, Plan, chunk_steps_for, evaluate
+from ..simulation.plan import Env, Plan, evaluate
 
 
 class LayerErrors(NamedTuple):
@@ -83,8 +85,7 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
     plan = Plan(snn.graph, [*nodes, *snn._output_nodes])
     with snn.full_precision():
         values = snn.bind(*args, **kwargs)
-        example = next(value for value in values.values() if isinstance(value, Tensor))
-        (_, sums), = plan.sums(values, [snn.time_steps], 0, chunk_steps_for(example, snn.time_steps))
+        (_, sums), = TimeLoop(snn.network, plan).sums(values, [snn.time_steps])
         rates = {node: sums[node] / snn.time_steps for node in nodes}
         before = ann = _evaluate(plan, values, {})
         spiking = _evaluate(plan, values, rates)
@@ -104,7 +105,7 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
 def _parts(neuron: IFNeuron, current: Tensor, rate: Tensor, norm: float) -> tuple[float, float, float, float]:
     """The local error and its three parts, relative to ``norm``."""
     activation = neuron(current)
-    clipped = torch.minimum(activation, neuron.rule.max_rate * per_channel(neuron.threshold, current))
+    clipped = torch.minimum(activation, neuron.rule.peak * per_channel(neuron.threshold, current))
     quantised = neuron.rate(current)
     differences = activation - rate, activation - clipped, clipped - quantised, quantised - rate
     local, clipping, rounding, timing = (_squares(difference) / norm for difference in differences)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..distributed import number_of, owner, processes, send
-from ..neurons.integrate_and_fire import per_channel
+from ..neurons.model import per_channel
 from ..neurons.thresholds import positive
 from ..simulation.network import SpikingNetwork
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..distributed import largest as largest_of_all
 from ..distributed import total
-from ..neurons.integrate_and_fire import IFNeuron
+from ..neurons.layer import IFNeuron
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import positive
 from .walk import Layer

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..distributed import agree, gather
-from ..neurons.integrate_and_fire import IFNeuron
+from ..neurons.layer import IFNeuron
 from ..neurons.pipelines import Pipeline, make_pipeline
 from ..neurons.thresholds import ActivationHistogram, choose_threshold
 from ..simulation.network import SpikingNetwork
@@ -98,7 +98,7 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], name: str, chosen
     else:
         histograms = observe(snn, batches, progress) if histograms is None else histograms
         rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
-        levels = chosen.max_rate * snn.time_steps
+        levels = chosen.rule(snn.time_steps).levels(snn.time_steps)
         thresholds = {layer_name: choose_threshold(histogram, rule, levels, chosen.channel_wise, chosen.rounding)
                       for layer_name, histogram in histograms.items()}
     report = CalibrationReport()
@@ -157,15 +157,16 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
 
     Args:
         neuron: to be set.
-        threshold: the largest mean output, which the neuron reaches with ``max_rate`` spikes a step; (1,) or (C,).
+        threshold: the largest mean output, which the neuron reaches where it fires as much as it can; (1,) or (C,).
         pipeline: names rule, rate and shift.
         time_steps: T.
     """
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
-    threshold = threshold / pipeline.max_rate
+    threshold = threshold / neuron.rule.peak
+    shift = neuron.rule.half_level(threshold, time_steps)
     neuron.threshold = threshold
-    neuron.bias = threshold / (2 * time_steps) if pipeline.shift == 'bias' else torch.zeros_like(threshold)
-    neuron.initial_potential = threshold / 2 if pipeline.shift == 'potential' else torch.zeros_like(threshold)
+    neuron.bias = shift / time_steps if pipeline.shift == 'bias' else torch.zeros_like(threshold)
+    neuron.initial_potential = shift if pipeline.shift == 'potential' else torch.zeros_like(threshold)
 
 
 def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],

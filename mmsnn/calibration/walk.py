@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx
 
 from ..distributed import agree, processes
-from ..neurons.integrate_and_fire import NeuronState, per_channel
+from ..neurons.model import State, per_channel
+from ..simulation.loop import TimeLoop, chunk_steps_for
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
-from ..simulation.plan import Env, Plan, chunk_steps_for, is_neuron, neuron_of
+from ..simulation.plan import Env, Plan, is_neuron, neuron_of
 from .store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 
@@ -67,6 +68,7 @@ class Layer:
         self.neuron = neuron_of(node)
         self.current = source_of(node)
         self.plan = Plan(sweep.snn.graph, [self.current], neuron_nodes)
+        self.loop = TimeLoop(sweep.snn.network, self.plan)
         self.block: Block
         # The same segment of the untouched copy.
         twin = sweep._ann_nodes
@@ -113,7 +115,7 @@ class Layer:
             shape (T, C), float64, or None.
         """
         snn = self.sweep.snn
-        state: NeuronState | None = None
+        state: State | None = None
         total: Tensor  # these two come with the first chunk
         planes: Tensor
         start, rule, by_step = 0, self.neuron.rule, []
@@ -121,9 +123,9 @@ class Layer:
             if state is None:
                 state, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
                 if keep:
-                    bits = (rule.max_spikes - rule.lowest).bit_length()
+                    bits = (rule.highest - rule.lowest).bit_length()
                     planes = total.new_zeros((bits, -(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
-            spikes = self.neuron.fire(currents, state, start)
+            spikes, state = self.neuron.fire(currents, state, start)
             for spike in spikes:
                 total += spike
             if each_step:
@@ -154,7 +156,8 @@ class Layer:
             threshold, lowest = coding[node]
             return unpack_spikes(planes[node], threshold, start, stop, lowest)
 
-        for chunk in self.plan.simulate(values, snn.time_steps, chunk_steps, incoming):
+        shapes = {node: stored.shape[2:] for node, stored in planes.items()}
+        for chunk in self.loop.each_step(values, snn.time_steps, chunk_steps, incoming, shapes):
             yield chunk[self.current]
 
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from ..neurons.integrate_and_fire import IFNeuron
+from ..neurons.layer import IFNeuron
 from ..simulation.network import SpikingNetwork
 from ..simulation.operations import (
     ASSERTIONS,

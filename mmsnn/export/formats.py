@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..files import new_file
-from ..simulation.engine import Chunk
+from ..simulation.chunk import Chunk, Kept
 from ..simulation.network import SpikingNetwork
 from ..simulation.plan import Plan
 from .nir_graph import ExportError, to_nir
@@ -72,7 +72,7 @@ class Simulation(nn.Module):
     """T steps as one traceable function of the image: a chunk of one step, scanned over time.
 
     It computes what :meth:`mmsnn.SpikingNetwork.forward` does, by the same graph as the compiled simulation
-    (:class:`mmsnn.simulation.engine.Chunk`), which returns potentials and counts instead of updating them. What does
+    (:class:`mmsnn.simulation.chunk.Chunk`), which returns potentials and counts instead of updating them. What does
     not vary in time, the stem's convolution above all, stands before the loop. The file does not grow with T.
 
     Args:
@@ -91,8 +91,9 @@ class Simulation(nn.Module):
         # Tracing a loop fails where a gradient would be wanted, which mmsnn.SpikingClassifier asks of one parameter.
         self.snn = snn = copy.deepcopy(snn).requires_grad_(False)
         self.plan: Plan = snn.plan
-        self.chunk = Chunk(self.plan, 1, torch.float32, record=False, in_place=False)
-        self.shapes = snn._compiled().shapes(snn.bind(example))
+        self.shapes = snn.loop.shapes(snn.bind(example))
+        dimensions = {node: len(shape) for node, shape in self.shapes.items()}
+        self.chunk = Chunk(self.plan, dimensions, steps=1, in_place=False)
         self.step = self.chunk.graph_module
         self._fix_shapes()
         self.shift = settings['shift']
@@ -117,8 +118,8 @@ class Simulation(nn.Module):
 
         static = self.plan.once(self.snn.bind(input))
         given = [static[node] for node in self.chunk.static]
-        outputs = [state.kind == 'output' for state in self.chunk.states]
-        states = [self._start(state, input) for state in self.chunk.states]
+        outputs = [entry.kind == 'output' for entry in self.chunk.kept]
+        states = [self._start(entry, input) for entry in self.chunk.kept]
         time_steps, delay = self.snn.time_steps, self.snn.delay
         first = torch.arange(time_steps, dtype=torch.float32, device=input.device)
         biases = [self.plan.modules[node].bias.unsqueeze(1) for node in self.chunk.stepped]
@@ -128,12 +129,14 @@ class Simulation(nn.Module):
             if delay:
                 states = [torch.where(first == delay, 0., value) if is_output else value
                           for value, is_output in zip(states, outputs)]
-            return list(self.step(*given, *biases, first, *states)), [first.clone()]
+            _, _, states = self.step(*given, *biases, first, *states)
+            return list(states), [first.clone()]
 
         states, _ = scan(advance, states, [first, *biases])
-        sums = {state.node: value for state, value in zip(self.chunk.states, states) if state.kind == 'output'}
+        sums = {entry.node: value for entry, value in zip(self.chunk.kept, states) if entry.kind == 'output'}
         return tuple(torch.utils._pytree.tree_flatten(self.snn._outputs(sums, static, time_steps, self.shift))[0])
 
-    def _start(self, state, input: Tensor) -> Tensor:
-        like = input.new_zeros(input.shape[0], *self.shapes[state.node][1:])
-        return self.plan.modules[state.node].start(like).potential if state.kind == 'potential' else like
+    def _start(self, entry: Kept, input: Tensor) -> Tensor:
+        node = entry.node if entry.kind != 'sum' else self.chunk.running_inputs(entry.node)[entry.number]
+        like = input.new_zeros(input.shape[0], *self.shapes[node][1:])
+        return self.plan.modules[entry.node].start(like)[entry.number] if entry.kind == 'neuron' else like

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..neurons.integrate_and_fire import IFNeuron
+from ..neurons.integrate_and_fire import FiringRule
+from ..neurons.layer import IFNeuron
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import is_max_pool, module_of, source_of
 from ..simulation.plan import evaluate, is_neuron
@@ -365,7 +366,11 @@ def unsupported_options(snn: SpikingNetwork) -> list[str]:
             more = f' and {len(layers) - 3} more' if len(layers) > 3 else ''
             problems.append(f'{", ".join(layers[:3])}{more} (IFNeuron): {problem}')
 
-    neurons = snn.neurons
+    neurons = {name: neuron for name, neuron in snn.neurons.items() if isinstance(neuron.rule, FiringRule)}
+    for kind in dict.fromkeys(type(neuron.rule).__name__ for neuron in snn.neurons.values()
+                              if not isinstance(neuron.rule, FiringRule)):
+        refuse([name for name, neuron in snn.neurons.items() if type(neuron.rule).__name__ == kind],
+               f"neurons of kind {kind}; calibrate with neuron='integrate-and-fire', such as pipeline 'light'")
     refuse([name for name, neuron in neurons.items() if neuron.rule.signed],
            "signed spikes; calibrate with signed=False, such as pipeline 'light'")
     refuse([name for name, neuron in neurons.items() if neuron.rule.max_spikes > 1],

@@ -1,7 +1,8 @@
 """What a calibration consists of: the paper's pipelines, and the earlier methods it compares with."""
 from dataclasses import asdict, dataclass, fields, replace
 
-from .integrate_and_fire import RESETS, FiringRule
+from .integrate_and_fire import RESETS
+from .model import NEURONS, NeuronModel
 from .thresholds import RULES
 
 
@@ -10,6 +11,7 @@ class Pipeline:
     """Every choice of a calibration.
 
     Attributes:
+        neuron: kind of neurons, a name in :data:`mmsnn.neurons.model.NEURONS`.
         threshold: rule for the thresholds: ``'mmse'`` [Algorithm 1], ``'max'`` or ``'percentile'`` (99.99) of the
             ANN's activations, or ``'current'``: the largest current that a neuron receives at any time step when the
             layers before it spike (threshold balancing, Sengupta et al. 2019), or ``'balanced'``: local threshold
@@ -40,6 +42,7 @@ class Pipeline:
         seed: of the order in which batches are drawn for the gradient descent.
     """
 
+    neuron: str = 'integrate-and-fire'
     threshold: str = 'mmse'
     channel_wise: bool = True
     rounding: str = 'round'
@@ -61,7 +64,8 @@ class Pipeline:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = dict(threshold=(*RULES, 'current', 'balanced'), rounding=('round', 'floor'), reset=RESETS,
+        allowed = dict(neuron=tuple(NEURONS), threshold=(*RULES, 'current', 'balanced'),
+                       rounding=('round', 'floor'), reset=RESETS,
                        shift=('bias', 'potential', None), potential=('channel', 'position', None))
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -78,10 +82,9 @@ class Pipeline:
             raise ValueError(f'iterations, rounds and learning_rate must be positive, not {self.iterations}, '
                              f'{self.rounds} and {self.learning_rate}')
 
-    def rule(self, time_steps: int) -> FiringRule:
+    def rule(self, time_steps: int) -> NeuronModel:
         """How neurons fire in a simulation of T steps."""
-        most = self.max_rate * time_steps
-        return FiringRule(self.reset, self.signed, min(self.max_spikes or most, most), self.max_rate)
+        return NEURONS[self.neuron].of(self, time_steps)
 
     @property
     def simulates(self) -> bool:

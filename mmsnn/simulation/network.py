@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.integrate_and_fire import IFNeuron, per_channel
+from ..neurons.layer import IFNeuron
+from ..neurons.model import per_channel
 from ..neurons.pipelines import Pipeline
-from .engine import Engine
+from .loop import TimeLoop
 from .operations import source_of
-from .plan import Env, Plan, chunk_steps_for, is_neuron, neuron_of
+from .plan import Env, Plan, is_neuron, neuron_of
 
 READOUTS = ('spikes', 'potential')
 DTYPES = ('float32', 'bfloat16')
@@ -63,7 +64,7 @@ class SpikingNetwork(nn.Module):
         # JSON in a buffer: everything that copies a model's tensors (mmengine's checkpoints, DDP) takes it along.
         self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
         self._plan: Plan | None = None
-        self._engine: Engine | None = None
+        self._loop: TimeLoop | None = None
         # What conversion has added, to where the ANN is.
         self.to(next((value.device for value in network.parameters()), None))
         self.requires_grad_(False).eval()
@@ -146,19 +147,16 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f'steps must be from {self.delay + 1} to {self.time_steps}, not {sorted(wanted)}')
         values = self.bind(*args, **kwargs)
         static = self.plan.once(values) if not self.plan.varies.issuperset(self.plan.targets) else {}
-        if self.compile or self.dtype != 'float32':
-            running = self._compiled().sums(values, wanted, self.delay, self.chunk_steps)
-        else:
-            example = next(value for value in values.values() if isinstance(value, Tensor))
-            chunk_steps = self.chunk_steps or chunk_steps_for(example, self.time_steps)
-            running = self.plan.sums(values, wanted, self.delay, chunk_steps)
+        running = self.loop.sums(values, wanted, self.delay, self.chunk_steps)
         shift = self._check_calibrated()['shift']
         return {step: self._outputs(sums, static, step, shift) for step, sums in running}
 
-    def _compiled(self) -> Engine:
-        if self._engine is None:
-            self._engine = Engine(self.network, self.plan, getattr(torch, self.dtype), self.compile)
-        return self._engine
+    @property
+    def loop(self) -> TimeLoop:
+        """What simulates the whole network (made once)."""
+        if self._loop is None or self._loop.plan is not self.plan:
+            self._loop = TimeLoop(self.network, self.plan, self.dtype, self.compile)
+        return self._loop
 
     def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int, shift: str | None):
         """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's; ``shift`` as in settings."""
@@ -201,7 +199,7 @@ class SpikingNetwork(nn.Module):
         """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""
         bias, initial, threshold = (per_channel(value, current) for value in (
             neuron.mean_bias, neuron.initial_potential, neuron.threshold))
-        rounding = threshold / 2 if shift else 0.
+        rounding = neuron.rule.half_level(threshold, self.time_steps) if shift else 0.
         return bias + (initial - rounding) / self.time_steps
 
     def train(self, mode: bool = True) -> 'SpikingNetwork':
@@ -209,8 +207,8 @@ class SpikingNetwork(nn.Module):
         return super().train(False)
 
     def __getstate__(self) -> dict:
-        # Plan and engine refer to the nodes of this very graph: a copy makes its own.
-        return {**self.__dict__, '_plan': None, '_engine': None}
+        # Plan and loop refer to the nodes of this very graph: a copy makes its own.
+        return {**self.__dict__, '_plan': None, '_loop': None}
 
     @property
     def settings(self) -> dict | None:

@@ -1,14 +1,13 @@
-"""The time loop: which nodes run once, which run at every step, and how steps are folded into the batch."""
+"""The order of computation: what runs once per input, what at every step, and what follows the mean over time."""
 import operator
-from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.integrate_and_fire import IFNeuron
-from .operations import is_affine, is_max_pool, module_of, reads_shape, source_of
+from ..neurons.layer import IFNeuron
+from .operations import is_affine, module_of, source_of
 
 Env = dict[fx.Node, Any]
 
@@ -50,6 +49,13 @@ class Plan:
         graph: a converted network's graph.
         targets: nodes whose values are wanted.
         sources: nodes whose values at each step are given instead of computed, such as stored spikes.
+
+    Attributes:
+        inputs: the placeholders that are needed.
+        static, varying: what is computed once, and at every step, each in order.
+        varies: the varying nodes and the sources.
+        running: varying nodes that are neither neurons nor affine: they follow the mean of their inputs over time.
+        modules: what each node calls, or None.
     """
 
     def __init__(self, graph: fx.Graph, targets: Iterable[fx.Node], sources: Iterable[fx.Node] = ()) -> None:
@@ -76,11 +82,6 @@ class Plan:
             else:
                 self.static.append(node)
         self.varies = varies
-        # Static values depend on the input (and so carry the batch dimension) unless they come from parameters.
-        self.batched = set(self.inputs)
-        for node in self.static:
-            if not reads_shape(node) and self.batched.intersection(node.all_input_nodes):
-                self.batched.add(node)
         self.running = {n for n in self.varying if not is_neuron(n) and not is_affine(n, varies)}
         self.modules: dict[fx.Node, Any] = {node: module_of(node) for node in (*self.static, *self.varying)}
         self._expires = self._last_uses()
@@ -121,112 +122,16 @@ class Plan:
                 del env[used]
         return env
 
-    def simulate(self, values: Env, time_steps: int, chunk_steps: int,
-                 spikes: Callable[[fx.Node, int, int], Tensor] | None = None) -> Iterator[Env]:
-        """Run T time steps and yield, chunk after chunk of K steps, the targets that vary.
+    def shapes(self, values: Env) -> dict[fx.Node, torch.Size]:
+        """The shape that the tensor of each node has at one step, given those of ``inputs`` and ``sources``.
 
-        Args:
-            values: the tensors of ``inputs``, batch size N.
-            time_steps: T.
-            chunk_steps: K, how many steps are folded into the batch; the last chunk may be shorter.
-            spikes: returns the spikes of a source from one step up to another, shape (K, N, ...).
-
-        Yields:
-            Target values of shape (K, N, ...). They are only valid until the next chunk is asked for.
+        Nothing is computed: torch passes shapes on alone (fake tensors).
         """
-        static = self.once(values)
-        state: dict[fx.Node, list] = {}
-        for start in range(0, time_steps, chunk_steps):
-            steps = min(chunk_steps, time_steps - start)
-            env = _Chunk(static, self, steps)
-            for source in self.sources:
-                assert spikes is not None
-                env[source] = spikes(source, start, start + steps).flatten(0, 1)
-            for node in self.varying:
-                module = self.modules[node]
-                if isinstance(module, IFNeuron):
-                    env[node] = _fire(node, env, module, state, start)
-                elif node in self.running:
-                    env[node] = _run_analog(node, env, module, state, start)
-                else:
-                    env[node] = evaluate(node, env, module)
-                for used in self._expires.get(node, ()):
-                    del env[used]
-            yield {target: env.unfolded(target) for target in self.targets if target in self.varies}
+        from torch._subclasses import FakeTensorMode
 
-
-    def sums(self, values: Env, stops: Iterable[int], delay: int, chunk_steps: int) -> Iterator[tuple[int, Env]]:
-        """Simulate up to the last of ``stops``; at each, yield the step and the targets' sums from ``delay`` on."""
-        stops, step = sorted(set(stops)), 0
-        total: Env = {}
-        for chunk in self.simulate(values, stops[-1], chunk_steps):
-            # One by one: the sum does not depend on how steps were grouped.
-            for index in range(min(chunk_steps, stops[-1] - step)):
-                step += 1
-                for node, value in chunk.items():
-                    if step > delay:
-                        total[node] = total[node].add_(value[index]) if node in total else value[index].clone()
-                if step in stops:
-                    yield step, total
-
-
-class _Chunk(Env):
-    """Values during one chunk: steps are folded into the batch, (K * N, ...), and static values repeated to match."""
-
-    def __init__(self, static: Env, plan: Plan, steps: int) -> None:
-        super().__init__()
-        self.static, self.plan, self.steps = static, plan, steps
-
-    def __missing__(self, node: fx.Node):
-        value = self.static[node]
-        if node in self.plan.batched and isinstance(value, Tensor) and value.ndim > 1:
-            value = value.repeat(self.steps, *[1] * (value.ndim - 1))
-            self[node] = value
-        return value
-
-    def unfolded(self, node: fx.Node) -> Tensor:
-        """The value at each step, shape (K, N, ...)."""
-        if node not in self.plan.varies:
-            value = self.static[node]
-            return value.unsqueeze(0).expand(self.steps, *value.shape)
-        return self[node].unflatten(0, (self.steps, -1))
-
-
-def _fire(node: fx.Node, env: _Chunk, neuron: IFNeuron, state: dict, start: int) -> Tensor:
-    currents = env.unfolded(source_of(node))
-    if node not in state:
-        # The spikes of one chunk are read within it, so the next one can use the same memory.
-        state[node] = [neuron.start(currents[0]), currents.new_empty(currents.shape)]
-    carried, buffer = state[node]
-    return neuron.fire(currents, carried, start, out=buffer[:len(currents)]).flatten(0, 1)
-
-
-def _run_analog(node: fx.Node, env: _Chunk, module: nn.Module | None, state: dict, start: int) -> Tensor:
-    """Let a nonlinear operation f follow the mean of its input over time.
-
-    It puts out the increase of ``t f(mean of the first t inputs)``, so that the mean of its outputs over T steps is
-    exactly f of the mean of its inputs. For max pooling ``t f(S / t) = f(S)``: this is the increase of the running
-    maximum of the summed spikes, which is again 0 or the threshold.
-    """
-    inputs = {arg: env.unfolded(arg) for arg in node.all_input_nodes if isinstance(env[arg], Tensor)}
-    homogeneous = is_max_pool(node)
-    sums, total = state.get(node, ({}, 0.))
-    outputs = []
-    for step in range(env.steps):
-        sums = {arg: sums[arg] + value[step] if sums else value[step].clone() for arg, value in inputs.items()}
-        count = 1 if homogeneous else start + step + 1
-        means = ChainMap({arg: value / count for arg, value in sums.items()}, env)
-        before, total = total, evaluate(node, means, module) * count
-        outputs.append(total - before)
-    state[node] = (sums, total)
-    return torch.cat(outputs)
-
-
-def chunk_steps_for(example: Tensor, time_steps: int) -> int:
-    """Choose how many steps to simulate at once for inputs like ``example``, shape (N, C, H, W).
-
-    Small inputs are bound by the overhead of each call, so steps are folded. Large ones are bound on a CPU by the
-    caches, which one step of one image already fills, and on a GPU by memory: ResNet-50 takes 2.6 GiB for this.
-    """
-    budget = 2 ** 23 if example.is_cuda else 2 ** 19
-    return max(1, min(time_steps, budget // max(1, example.numel())))
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+            env = {node: fake.from_tensor(value) if isinstance(value, Tensor) else value
+                   for node, value in values.items()}
+            for node in (*self.static, *self.varying):
+                env[node] = evaluate(node, env, self.modules[node])
+        return {node: value.shape for node, value in env.items() if isinstance(value, Tensor)}

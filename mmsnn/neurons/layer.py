@@ -1,0 +1,104 @@
+"""One layer of neurons as a module: what calibration sets, and what a checkpoint holds."""
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .integrate_and_fire import FiringRule
+from .model import NeuronModel, State, advance, count_spikes, per_channel
+
+
+class IFNeuron(nn.Module):
+    """The state of one layer of integrate-and-fire neurons: one instance per ReLU call site of the ANN.
+
+    Called as a module it is the activation it replaced, ``clip(x, 0, ceiling)``, so that the converted graph
+    called directly is still the (BN-folded) ANN. What the neurons do in time is the business of ``rule``.
+
+    Args:
+        ceiling: largest value of the replaced activation: infinite for ReLU, 6 for ReLU6.
+
+    Attributes:
+        rule: how the neurons fire and reset. It comes from the pipeline, and after loading from the settings of the
+            network.
+        time_steps: T, which bounds the spike count where the rule counts.
+        recorders: called with how many spikes there were, a burst of k as k, where somebody counts them.
+
+    Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
+        threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
+        bias: current added at every step, on top of the convolution's own bias; also (T, C), one for each step.
+        initial_potential: v(0); also (C, H, W) when calibrated per position.
+    """
+
+    threshold: Tensor
+    bias: Tensor
+    initial_potential: Tensor
+
+    def __init__(self, ceiling: float = math.inf) -> None:
+        super().__init__()
+        self.ceiling = ceiling
+        self.rule: NeuronModel = FiringRule()
+        self.time_steps = 1
+        self.recorders: list[Callable[[float], None]] = []
+        self.register_buffer('threshold', torch.full((1,), math.nan))
+        self.register_buffer('bias', torch.zeros(1))
+        self.register_buffer('initial_potential', torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(0., self.ceiling)
+
+    def start(self, current: Tensor) -> State:
+        """Return the state before the first step for one step's current, shape (N, ...).
+
+        Raises:
+            ValueError: the initial potential is per position and was calibrated for another image size.
+        """
+        initial = per_channel(self.initial_potential, current)
+        if self.initial_potential.ndim > 1 and initial.shape != current.shape[1:]:
+            raise ValueError(
+                f'the initial potential was calibrated per position for feature maps of {tuple(initial.shape)}, but '
+                f"this input gives {tuple(current.shape[1:])}. Use images of the calibrated size, or calibrate with "
+                "potential='channel' (one value per channel), which serves every size.")
+        potential = initial.expand(current.shape).to(current.dtype, copy=True).contiguous()
+        return self.rule.start(potential, self.time_steps)
+
+    def fire(self, currents: Tensor, state: State, start: int = 0) -> tuple[Tensor, State]:
+        """Advance by the K steps of ``currents``, shape (K, N, ...), from step ``start`` on.
+
+        Returns:
+            Spikes, shape (K, N, ...), and the state after the last step.
+        """
+        threshold = per_channel(self.threshold, currents[0])
+        bias: Tensor | Sequence[Tensor] = per_channel(self.bias, currents[0])
+        if self.bias.ndim > 1:
+            bias = [per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
+        spikes, state = advance(self.rule, currents, bias, state, threshold, self.time_steps)
+        fired = torch.stack(spikes)
+        self.record(fired)
+        return fired, state
+
+    def record(self, spikes: Tensor) -> None:
+        """Tell the recorders of spikes, (K, N, ...)."""
+        if self.recorders:
+            number = float(count_spikes(spikes, per_channel(self.threshold, spikes[0])))
+            for record in self.recorders:
+                record(number)
+
+    @property
+    def mean_bias(self) -> Tensor:
+        """The bias, averaged over time where each step has its own; shape (1,) or (C,)."""
+        return self.bias.mean(0) if self.bias.ndim > 1 else self.bias
+
+    def rate(self, current: Tensor) -> Tensor:
+        """The firing rate under a constant current, in closed form [Eq. 17]; shape (N, ...)."""
+        threshold, bias, initial = (per_channel(value, current) for value in (
+            self.threshold, self.mean_bias, self.initial_potential))
+        return self.rule.rate(current + bias, threshold, self.time_steps, initial)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        # A buffer's shape says how finely it was calibrated, which a fresh neuron cannot know: take the stored one.
+        for name, buffer in self.named_buffers(recurse=False):
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.shape != buffer.shape:
+                setattr(self, name, buffer.new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,125 @@
+"""What every kind of neuron is asked for: its state, one step, its closed form, the values that it can emit.
+
+A new kind of neuron is one class, registered in :data:`NEURONS`; docs/extending.md shows one.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class NeuronModel:
+    """A kind of neuron as pure functions; what it remembers is in their arguments.
+
+    Simulation (operation by operation or compiled), calibration, cost counting and export use nothing else of it.
+    All numbers of spikes below are in units of the threshold h, which is what one spike is worth.
+    """
+
+    @classmethod
+    def of(cls, pipeline, time_steps: int) -> 'NeuronModel':
+        """The model that a :class:`mmsnn.Pipeline` describes, for T steps."""
+        return cls()
+
+    @property
+    def lowest(self) -> int:
+        """The least that a neuron emits in one time step, in units of h: 0, or negative for signed spikes."""
+        return 0
+
+    @property
+    def highest(self) -> int:
+        """The most that a neuron emits in one time step, in units of h."""
+        return 1
+
+    @property
+    def peak(self) -> float:
+        """The largest mean output over time, in units of h."""
+        return 1.
+
+    def levels(self, time_steps: int) -> int:
+        """How many values above zero the mean output over T steps can have, evenly spaced up to ``peak``."""
+        return time_steps
+
+    def start(self, potential: Tensor, time_steps: int) -> State:
+        """The state before the first step; its first tensor is the membrane potential, (N, ...)."""
+        return (potential,)
+
+    def storage(self, time_steps: int) -> tuple[torch.dtype | None, ...]:
+        """In which type a simulation of T steps may hold each tensor of the state; None: in that of the potential."""
+        return (None,)
+
+    def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
+             time_steps: int) -> tuple[Tensor, State]:
+        """Advance by one time step.
+
+        Args:
+            current: input current c of this step, (N, ...).
+            bias: additional current b, broadcastable.
+            state: before the step, all of the type of the current. Not changed.
+            threshold: h, broadcastable, positive.
+            time_steps: T, the number of steps in all.
+
+        Returns:
+            The spikes, each with its value in the units of the current, (N, ...), and the state after the step.
+        """
+        raise NotImplementedError
+
+    def rate(self, current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float) -> Tensor:
+        """The mean output over T steps of a constant current, in closed form [Eq. 17].
+
+        Args:
+            current: z, bias included, (N, ...).
+            threshold: h, broadcastable.
+            time_steps: T.
+            potential: v(0), broadcastable.
+        """
+        raise NotImplementedError
+
+    def half_level(self, threshold: Tensor, time_steps: int) -> Tensor:
+        """Half of the charge that raises the mean output by a level: turns ClipFloor into ClipRound [section 4.3]."""
+        return threshold * (self.peak * time_steps / (2 * self.levels(time_steps)))
+
+
+def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tensor | Sequence[Tensor], state: State,
+            threshold: Tensor, time_steps: int) -> tuple[list[Tensor], State]:
+    """Let neurons take the K steps of ``currents``, one after the other; the time loop of one layer.
+
+    Args:
+        model: their kind.
+        currents: K currents, each (N, ...).
+        bias: K of them, or one tensor for all steps, broadcastable.
+        state: before the first step.
+        threshold: h, broadcastable.
+        time_steps: T.
+
+    Returns:
+        The K steps' spikes, and the state after the last.
+    """
+    spikes = []
+    for step, current in enumerate(currents):
+        spike, state = model.step(current, bias if isinstance(bias, Tensor) else bias[step], state, threshold,
+                                  time_steps)
+        spikes.append(spike)
+    return spikes, state
+
+
+def count_spikes(spikes: Tensor, threshold: Tensor) -> Tensor:
+    """How many spikes there are, one of k times the threshold counted as k; 0-d, float64.
+
+    Args:
+        spikes: (..., C, H, W) or any other shape, not 0-d.
+        threshold: broadcastable.
+    """
+    return (spikes.float() / threshold).round().abs().sum(-1).double().sum()
+
+
+def per_channel(value: Tensor, x: Tensor) -> Tensor:
+    """Shape a (1,) or (C,) value so that it broadcasts along the channels (dimension 1) of ``x``, (N, C, ...)."""
+    return value.view(-1, *[1] * (x.ndim - 2)) if value.ndim == 1 else value
+
+
+NEURONS: dict[str, type[NeuronModel]] = {}
+"""Kinds of neurons by the name that :class:`mmsnn.Pipeline` gives as ``neuron``; to add one, see docs/extending.md."""

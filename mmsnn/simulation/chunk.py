@@ -1,0 +1,316 @@
+"""K time steps as one graph, membrane potentials in and out: run operation by operation, compiled, or exported.
+
+Time is an axis of its own in front of all others, (K, N, ...); how each operation gets around it is decided by
+:mod:`mmsnn.simulation.folding`. A graph of one step has no such axis.
+"""
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..neurons.layer import IFNeuron
+from ..neurons.model import advance, count_spikes, per_channel
+from .folding import BROADCAST, MERGED, folding_of
+from .operations import is_max_pool, source_of
+from .plan import Plan, evaluate, is_neuron
+
+
+class Kept(NamedTuple):
+    """One tensor that a chunk takes over from the one before: the node it belongs to, what it is, and its number."""
+
+    node: fx.Node
+    kind: str  # 'neuron': of its state; 'sum': of an input; 'total': of what was put out; 'output': of a target
+    number: int = 0
+
+
+class Chunk:
+    """K steps of a plan as one traced graph.
+
+    Its arguments are, in this order, the values of ``static`` nodes, the stored spikes of the plan's sources at these
+    steps, (K, N, ...), the biases of the neurons in ``stepped`` for these steps, (K, C), the number of the first step,
+    and the tensors ``kept``. It returns the number of spikes of each layer of neurons (where ``record``), the values
+    of the plan's targets at each step (where ``each_step``), and the new tensors ``kept`` (unless ``in_place``: then
+    it has updated them).
+
+    Args:
+        plan: what to compute.
+        dimensions: how many dimensions the tensor of each node has at one step.
+        steps: K.
+        dtype: of spikes, currents and weights; None leaves all as they are.
+        record: whether to count spikes.
+        each_step: whether to return the targets at each step instead of adding them up.
+        in_place: whether to update the tensors kept.
+        share: whether to call the network's own modules, not copies.
+    """
+
+    def __init__(self, plan: Plan, dimensions: Mapping[fx.Node, int], steps: int, dtype: torch.dtype | None = None,
+                 record: bool = False, each_step: bool = False, in_place: bool = True,
+                 share: bool = True) -> None:
+        self.plan, self.dimensions, self.steps, self.dtype = plan, dimensions, steps, dtype
+        self.share = share and dtype is None
+        varying = set(plan.varying)
+        self.neurons = [node for node in plan.varying if is_neuron(node)]
+        self.static = [node for node in (*plan.inputs, *plan.static)
+                       if varying.intersection(node.users) and node.op != 'get_attr']
+        self.stepped = [node for node in self.neurons if plan.modules[node].bias.ndim > 1]
+        self.targets = list(dict.fromkeys(node for node in plan.targets if node in plan.varies))
+        self.kept: list[Kept] = []
+        for node in plan.varying:
+            if is_neuron(node):
+                neuron = plan.modules[node]
+                self.kept += [Kept(node, 'neuron', index)
+                              for index, _ in enumerate(neuron.rule.storage(neuron.time_steps))]
+            elif node in plan.running:
+                self.kept += [Kept(node, 'sum', index) for index, _ in enumerate(self.running_inputs(node))]
+                self.kept.append(Kept(node, 'total'))
+        if not each_step:
+            self.kept += [Kept(node, 'output') for node in self.targets]
+        self.graph_module = _Builder(self).build(record, each_step, in_place)
+
+    def running_inputs(self, node: fx.Node) -> list[fx.Node]:
+        """The inputs whose mean over time a running node follows."""
+        return [arg for arg in node.all_input_nodes if arg in self.plan.varies]
+
+
+class _Builder:
+    """Copies the nodes of a plan into the graph of a chunk."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk, self.plan = chunk, chunk.plan
+        self.steps, self.dtype = chunk.steps, chunk.dtype
+        self.graph, self.root = fx.Graph(), nn.Module()
+        # The value of a varying node: at all steps, (K, N, ...), and one by one; each is made of the other when needed.
+        self.together: dict[fx.Node, fx.Node] = {}
+        self.single: dict[fx.Node, list[fx.Node]] = {}
+        self.constant: dict[fx.Node, fx.Node] = {}  # of a static one, in ``dtype``
+        self.given: dict[fx.Node, fx.Node] = {}  # the same as it was
+        self.counts: list[fx.Node] = []
+
+    def build(self, record: bool, each_step: bool, in_place: bool) -> fx.GraphModule:
+        chunk, graph = self.chunk, self.graph
+        for node in chunk.static:
+            given = graph.placeholder(f'static_{node.name}')
+            self.constant[node] = given if self.dtype is None else graph.call_function(_cast, (given, self.dtype))
+            self.given[node] = given
+        for node in self.plan.sources:
+            given = graph.placeholder(f'spikes_{node.name}')
+            self.together[node] = given if self.steps > 1 else graph.call_function(_item, (given, 0))
+        stepped = {node: graph.placeholder(f'bias_{node.name}') for node in chunk.stepped}
+        first = graph.placeholder('first_step')
+        kept = {entry: graph.placeholder(f'{entry.kind}{entry.number}_{entry.node.name}') for entry in chunk.kept}
+        updates: dict[Kept, fx.Node] = {}
+
+        def update(entry: Kept, value: fx.Node) -> None:
+            updates[entry] = graph.call_method('copy_', (kept[entry], value)) if in_place else value
+
+        for node in self.plan.varying:
+            if is_neuron(node):
+                self._fire(node, kept, update, stepped.get(node), record)
+            elif node in self.plan.running:
+                self._run_analog(node, kept, update, first)
+            else:
+                self._copy(node)
+        if not each_step:
+            for node in chunk.targets:
+                entry = Kept(node, 'output')
+                update(entry, graph.call_function(_add_steps, (kept[entry], self.value(node), self.steps > 1)))
+        values = [self.value(node) if self.steps > 1 else graph.call_function(torch.unsqueeze, (self.value(node), 0))
+                  for node in chunk.targets] if each_step else []
+        graph.output((self.counts, values, [] if in_place else [updates[entry] for entry in chunk.kept]))
+        return fx.GraphModule(self.root, graph)
+
+    # The values of nodes
+
+    def value(self, node: fx.Node) -> fx.Node:
+        """The value at all steps, (K, N, ...), of a varying node; (N, ...) where K is 1."""
+        if node not in self.together:
+            self.together[node] = self.graph.call_function(_join, (self.single[node],))
+        return self.together[node]
+
+    def at(self, node: fx.Node, step: int) -> fx.Node:
+        """The value of any node at one step."""
+        if node not in self.plan.varies:
+            return self.once(node)
+        if node not in self.single:
+            value = self.together[node]
+            self.single[node] = [value] if self.steps == 1 else [
+                self.graph.call_function(_item, (value, index)) for index in range(self.steps)]
+        return self.single[node][step]
+
+    def once(self, node: fx.Node) -> fx.Node:
+        """The value of a static node."""
+        if node not in self.constant:
+            stored = evaluate(node, {}, None)  # a parameter of the network's own
+            if isinstance(stored, Tensor) and self.dtype is not None:
+                stored = _cast(stored.detach().clone(), self.dtype)
+            self.constant[node] = self._buffer(f'constant_{node.name}', stored)
+        return self.constant[node]
+
+    def _buffer(self, name: str, value: Tensor) -> fx.Node:
+        self.root.register_buffer(name, value)
+        return self.graph.get_attr(name)
+
+    # Kinds of nodes
+
+    def _copy(self, node: fx.Node) -> None:
+        """An affine operation, at all steps at once where that is the same."""
+        how = folding_of(node, self.plan.varies, self.chunk.dimensions) if self.steps > 1 else None
+        if how == BROADCAST:
+            self.together[node] = self._call(node, lambda arg: self.value(arg) if arg in self.plan.varies
+                                             else self.once(arg))
+        elif how == MERGED:
+            self.together[node] = self.graph.call_function(_split, (self._call(node, self._merged), self.steps))
+        else:
+            self.single[node] = [self._call(node, lambda arg, step=step: self.at(arg, step))
+                                 for step in range(self.steps)]
+            if self.steps == 1:
+                self.together[node] = self.single[node][0]
+
+    def _merged(self, node: fx.Node) -> fx.Node:
+        if node not in self.plan.varies:
+            return self.once(node)
+        value = self.value(node)
+        if value.target is _split:  # of what was merged just before
+            return value.args[0]
+        return self.graph.call_function(torch.flatten, (value, 0, 1))
+
+    def _call(self, node: fx.Node, value: Callable[[fx.Node], fx.Node]) -> fx.Node:
+        for arg in node.all_input_nodes:
+            value(arg)  # its nodes must come before
+        copied = self.graph.node_copy(node, value)
+        if node.op == 'call_method' and node.target == 'view' and not isinstance(node.args[1], torch.dtype):
+            copied.target = 'reshape'  # what lies in memory channels last has no such view
+        if node.op == 'call_module':
+            copied.target = str(node.target).replace('.', '_')
+            if not hasattr(self.root, copied.target):
+                module = self.plan.modules[node]
+                if not self.chunk.share:
+                    module = copy.deepcopy(module)
+                self.root.add_module(copied.target, module if self.dtype is None else module.to(self.dtype))
+        return copied
+
+    def _fire(self, node: fx.Node, kept: dict, update: Callable, bias: fx.Node | None, record: bool) -> None:
+        source = source_of(node)
+        varies = source in self.plan.varies
+        current = self.value(source) if varies else self.given.get(source) or self.once(source)
+        states = [kept[entry] for entry in self.chunk.kept if entry.node is node and entry.kind == 'neuron']
+        name = f'fire_{node.name}'
+        self.root.add_module(name, Firing(self.plan.modules[node], self.steps, varies, self.dtype))
+        fired = self.graph.call_module(name, (current, bias, *states))
+        spikes = self.together[node] = self.graph.call_function(_item, (fired, 0))
+        for number, _ in enumerate(states):
+            update(Kept(node, 'neuron', number), self.graph.call_function(_item, (fired, number + 1)))
+        if record:
+            threshold = self.graph.get_attr(f'{name}.threshold')
+            self.counts.append(self.graph.call_function(_count, (spikes, threshold, self.steps > 1)))
+
+    def _run_analog(self, node: fx.Node, kept: dict, update: Callable, first: fx.Node) -> None:
+        """Let a nonlinear operation f follow the mean of its inputs over time.
+
+        It puts out the increase of ``t f(mean of the first t inputs)``, so that the mean of its outputs over T steps is
+        exactly f of the mean of its inputs. For max pooling ``t f(S / t) = f(S)``: this is the increase of the running
+        maximum of the summed spikes, which is again 0 or the threshold.
+        """
+        graph = self.graph
+        inputs = self.chunk.running_inputs(node)
+        sums = {arg: kept[Kept(node, 'sum', index)] for index, arg in enumerate(inputs)}
+        total, outputs = kept[Kept(node, 'total')], []
+        for step in range(self.steps):
+            scale: Any = 1. if is_max_pool(node) else graph.call_function(torch.add, (first, step + 1))
+            sums = {arg: graph.call_function(torch.add, (value, self.at(arg, step))) for arg, value in sums.items()}
+            means = {arg: graph.call_function(_divide, (value, scale, self.dtype)) for arg, value in sums.items()}
+            scaled = graph.call_function(_multiply, (self._call(node, lambda arg, means=means: means[arg]
+                                                                if arg in means else self.once(arg)), scale))
+            change = graph.call_function(torch.sub, (scaled, total))
+            outputs.append(change if self.dtype is None else graph.call_function(_cast, (change, self.dtype)))
+            total = scaled
+        for index, value in enumerate(sums.values()):
+            update(Kept(node, 'sum', index), value)
+        update(Kept(node, 'total'), total)
+        self.single[node] = outputs
+        if self.steps == 1:
+            self.together[node] = outputs[0]
+
+
+class Firing(nn.Module):
+    """A layer of neurons that takes K steps; see :func:`mmsnn.neurons.model.advance`.
+
+    Args:
+        neuron: the layer.
+        steps: K.
+        varies: whether its current does, in time.
+        dtype: of the spikes; thresholds are rounded to it. None leaves both as they are.
+    """
+
+    threshold: Tensor
+    bias: Tensor
+
+    def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.model, self.time_steps = neuron.rule, neuron.time_steps
+        self.steps, self.varies, self.dtype = steps, varies, dtype
+        threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
+        self.register_buffer('threshold', threshold.clone())
+        self.register_buffer('bias', neuron.bias.clone())
+
+    def forward(self, current: Tensor, bias: Tensor | None, potential: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Fire.
+
+        Args:
+            current: (K, N, ...), or (N, ...) where it does not vary or K is 1.
+            bias: of each of the K steps, (K, C), where steps have biases of their own.
+            potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
+
+        Returns:
+            Spikes, (K, N, ...), or (N, ...) where K is 1, and the tensors of the state after the last step.
+        """
+        currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
+        constant = per_channel(self.bias, potential) if bias is None else [per_channel(b, potential) for b in bias]
+        state = (potential, *(value.to(potential.dtype) for value in others))
+        spikes, state = advance(self.model, currents, constant, state, per_channel(self.threshold, potential),
+                                self.time_steps)
+        if self.dtype is not None:
+            spikes = [spike.to(self.dtype) for spike in spikes]
+        stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
+        return (_join(spikes) if self.steps > 1 else spikes[0], *stored)
+
+
+def _join(values: list[Tensor]) -> Tensor:
+    """Values of one step each, (N, ...), as (K, N, ...), keeping how they lie in memory."""
+    if not values[0].ndim:
+        return torch.stack(values)
+    return torch.cat(values).unflatten(0, (len(values), -1))
+
+
+def _split(value: Tensor, steps: int) -> Tensor:
+    return value.unflatten(0, (steps, -1))
+
+
+def _item(values, index: int):
+    return values[index]
+
+
+def _cast(value, dtype: torch.dtype):
+    """A tensor of floating-point numbers in another format; anything else as it is."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _add_steps(total: Tensor, value: Tensor, several: bool) -> Tensor:
+    # One by one: the sum does not depend on how steps were grouped.
+    for each in value.unbind(0) if several else (value,):
+        total = total + each
+    return total
+
+
+def _count(spikes: Tensor, threshold: Tensor, several: bool) -> Tensor:
+    return count_spikes(spikes, per_channel(threshold, spikes[0] if several else spikes))
+
+
+def _divide(x: Tensor, count: Tensor | float, dtype: torch.dtype | None) -> Tensor:
+    return x / count if dtype is None else (x / count).to(dtype)
+
+
+def _multiply(x: Tensor, count: Tensor | float) -> Tensor:
+    return x * count if x.dtype == torch.float64 else x.float() * count

@@ -1,0 +1,213 @@
+"""The time loop: one chunk of steps after the other, run operation by operation or as a compiled program."""
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, fx, nn
+
+from .chunk import Chunk, Kept
+from .plan import Env, Plan, is_neuron
+
+
+class TimeLoop:
+    """Simulates a plan, chunk by chunk.
+
+    Args:
+        network: the traced graph with its neurons.
+        plan: what of it to compute.
+        dtype: of spikes, currents and weights: ``'float32'`` leaves all as they are; membrane potentials and sums keep
+            the network's own type.
+        compile: whether chunks are compiled by torch.compile.
+    """
+
+    def __init__(self, network: fx.GraphModule, plan: Plan, dtype: str = 'float32', compile: bool = False) -> None:
+        self.network, self.plan, self.compile = network, plan, compile
+        self.dtype = None if dtype == 'float32' else getattr(torch, dtype)
+        self.fast = compile or self.dtype is not None  # channels last, states in the smallest types
+        self._chunks: dict[tuple, tuple[Chunk, Callable]] = {}
+        self._shapes: dict[tuple, dict[fx.Node, torch.Size]] = {}
+        self._made_for: list[tuple] = []
+        self._held: list[Tensor] = []
+
+    def sums(self, values: Env, stops: Iterable[int], delay: int = 0,
+             chunk_steps: int | None = None) -> Iterator[tuple[int, Env]]:
+        """Simulate up to the last of ``stops``; at each, yield the step and the targets' sums from ``delay`` on.
+
+        Args:
+            values: of the plan's ``inputs``.
+            stops: numbers of steps.
+            delay: steps at the beginning that the sums leave out.
+            chunk_steps: how many steps to compute at once; chosen by size when None. It changes no result.
+
+        Yields:
+            A number of steps, and sums of the targets that vary, valid until the next is asked for.
+        """
+        stops = sorted(set(stops))
+        for step, chunk, kept, _ in self._run(values, [delay, *stops], chunk_steps, {}, each_step=False):
+            outputs = {entry.node: tensor for entry, tensor in zip(chunk.kept, kept) if entry.kind == 'output'}
+            if step == delay:
+                for tensor in outputs.values():
+                    tensor.zero_()
+            if step in stops:
+                # As the ANN's: mmcv's RoIAlign reads memory without asking how it is laid out.
+                yield step, {node: tensor.contiguous() for node, tensor in outputs.items()}
+
+    def each_step(self, values: Env, time_steps: int, chunk_steps: int | None = None,
+                  spikes: Callable[[fx.Node, int, int], Tensor] | None = None,
+                  shapes: Mapping[fx.Node, torch.Size] | None = None) -> Iterator[Env]:
+        """Simulate T steps and yield, chunk after chunk of K steps, the values of the targets that vary, (K, N, ...).
+
+        Args:
+            values: of the plan's ``inputs``.
+            time_steps: T.
+            chunk_steps: K; the last chunk may be shorter.
+            spikes: returns the spikes of a source from one step up to another, (K, N, ...).
+            shapes: of the plan's sources at one step.
+        """
+        for _, chunk, _, found in self._run(values, [time_steps], chunk_steps, shapes or {}, True, spikes):
+            yield dict(zip(chunk.targets, found))
+
+    def _run(self, values: Env, stops: list[int], chunk_steps: int | None, sources: Mapping[fx.Node, torch.Size],
+             each_step: bool, spikes: Callable[[fx.Node, int, int], Tensor] | None = None) -> Iterator[tuple]:
+        """Yield behind each chunk: the number of steps done, the chunk, the tensors kept, the targets at each step."""
+        static = self.plan.once(values)
+        shapes = self.shapes(values, sources)
+        recorders = {node: self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node)}
+        record = any(recorders.values())
+        kept: list[Tensor] | None = None
+        start = 0
+        example = self._example(values)
+        for steps in schedule(stops, chunk_steps or self.preferred_steps(example, stops[-1]), self.compile):
+            chunk, run = self.chunk(steps, shapes, record, each_step)
+            if kept is None:
+                kept = [self._start(chunk, entry, shapes, example) for entry in chunk.kept]
+                if stops[0] == 0:
+                    yield 0, chunk, kept, []
+            given = [static[node] for node in chunk.static]
+            if self.fast:
+                given = [_channels_last(value) for value in given]
+            given += [spikes(node, start, start + steps) for node in self.plan.sources] if spikes else []
+            given += [self.plan.modules[node].bias[start:start + steps] for node in chunk.stepped]
+            counts, found, _ = run(*given, torch.tensor(float(start)), *kept)
+            for node, count in zip(chunk.neurons, counts):
+                for recorder in recorders[node]:
+                    recorder(float(count))
+            start += steps
+            yield start, chunk, kept, found
+
+    @staticmethod
+    def program(module: nn.Module, device: torch.device) -> Callable:
+        """What a compiled loop makes of a chunk."""
+        return compiled(module, device)
+
+    def preferred_steps(self, example: Tensor, time_steps: int) -> int:
+        """How many steps one chunk should have.
+
+        Compiled, membranes are read and written once a chunk, but caches are small, and the time that compiling takes
+        grows faster than the number of steps: on a GPU 8 took minutes.
+        """
+        if self.fast:
+            return 8 // (self.dtype or torch.float32).itemsize
+        return chunk_steps_for(example, time_steps)
+
+    def chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool = False,
+              each_step: bool = False) -> tuple[Chunk, Callable]:
+        """The graph of K steps and how to run it; made anew when a weight or a neuron has changed."""
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        rules = [(self.plan.modules[node].rule, self.plan.modules[node].time_steps) for node in self.plan.varying
+                 if is_neuron(node)]
+        made_for = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors] + rules
+        if made_for != self._made_for:
+            # The tensors are held: a new one must not come to lie where an old one was.
+            self._chunks, self._made_for, self._held = {}, made_for, tensors
+        dimensions = {node: len(shape) for node, shape in shapes.items()}
+        key = steps, record, each_step, tuple(dimensions.values())
+        if key not in self._chunks:
+            chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, share=not self.fast)
+            module: nn.Module = chunk.graph_module
+            if self.fast:
+                module = module.to(memory_format=torch.channels_last)
+            self._chunks[key] = chunk, self.program(module, tensors[0].device) if self.compile else module
+        return self._chunks[key]
+
+    def shapes(self, values: Env, sources: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, torch.Size]:
+        """The shape that each node's tensor has at one step."""
+        sources = sources or {}
+        key = (*((node, value.shape if isinstance(value, Tensor) else None) for node, value in values.items()),
+               *sources.items())
+        if key not in self._shapes:
+            like = self._example(values)
+            given = {node: like.new_empty(shape) for node, shape in sources.items()}
+            self._shapes[key] = self.plan.shapes({**values, **given})
+        return self._shapes[key]
+
+    def _example(self, values: Env) -> Tensor:
+        """A tensor of the type, and on the device, of the computation: an input where there is one."""
+        candidates = (*values.values(), *self.network.parameters(), torch.empty(0))
+        return next(value for value in candidates if isinstance(value, Tensor) and value.is_floating_point())
+
+    def _start(self, chunk: Chunk, entry: Kept, shapes: Mapping[fx.Node, torch.Size], example: Tensor) -> Tensor:
+        """A kept tensor before the first step."""
+        module, shape = self.plan.modules.get(entry.node), shapes[entry.node]
+        if entry.kind == 'sum':
+            shape = shapes[chunk.running_inputs(entry.node)[entry.number]]
+        layout = torch.channels_last if self.fast and len(shape) == 4 else torch.contiguous_format
+        like = torch.empty(shape, dtype=example.dtype, device=example.device, memory_format=layout)
+        if entry.kind != 'neuron':
+            return torch.zeros_like(like)
+        tensor = module.start(like)[entry.number]
+        stored = module.rule.storage(module.time_steps)[entry.number]
+        return _channels_last(tensor).to(stored or tensor.dtype) if self.fast else tensor
+
+
+def schedule(stops: list[int], steps: int, equal: bool) -> list[int]:
+    """Numbers of steps of the chunks, each at most ``steps``, such that one ends at every stop.
+
+    ``equal``: all of the same number, which then divides every stop; a program is compiled for one number.
+    """
+    stops = sorted({stop for stop in stops if stop})
+    if equal:
+        steps = math.gcd(steps, *stops)
+    chunks, start = [], 0
+    for stop in stops:
+        chunks += [steps] * ((stop - start) // steps)
+        chunks += [(stop - start) % steps] * bool((stop - start) % steps)
+        start = stop
+    return chunks
+
+
+def chunk_steps_for(example: Tensor, time_steps: int) -> int:
+    """Choose how many steps to simulate at once for inputs like ``example``, shape (N, C, H, W).
+
+    Small inputs are bound by the overhead of each call, so steps are folded. Large ones are bound on a CPU by the
+    caches, which one step of one image already fills, and on a GPU by memory: ResNet-50 takes 2.6 GiB for this.
+    """
+    budget = 2 ** 23 if example.is_cuda else 2 ** 19
+    return max(1, min(time_steps, budget // max(1, example.numel())))
+
+
+def compiled(module: nn.Module, device: torch.device) -> Callable:
+    """The module as a compiled program; where the machine has no compiler, as it is, with a warning."""
+    compiler = os.environ.get('CXX', 'g++')  # torch's own choice
+    if device.type == 'cpu' and shutil.which(compiler) is None:
+        logging.getLogger(__name__).warning(
+            'compile=True needs a C++ compiler, and %r is not to be found: simulating without. Install g++, or set CXX',
+            compiler)
+        return module
+    program = torch.compile(module, fullgraph=True)
+
+    def run(*args):
+        # Given as an option of torch.compile it would come too late: tracing has to keep weights as constants already.
+        with torch._inductor.config.patch(freezing=True):
+            return program(*args)
+
+    return run
+
+
+def _channels_last(x):
+    if not isinstance(x, Tensor):
+        return x
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
