@@ -1,4 +1,4 @@
-"""Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks."""
+"""What ``import mmsnn`` offers; with OpenMMLab installed, loading it also registers what configs name."""
 from importlib.util import find_spec
 
 from .analysis.cost import Cost, CostCounter
@@ -17,7 +17,7 @@ __all__ = [
     'integrate_and_burst', 'integrate_and_fire', 'observe', 'synthesise',
 ]
 
-# The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.
+# The verbs above need torch alone; these are what `custom_imports` of a config is for.
 if find_spec('mmengine'):
     from .openmmlab.agreement import AgreementMetric
     from .openmmlab.backbone import SpikingBackbone

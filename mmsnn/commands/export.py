@@ -1,55 +1,40 @@
-"""Write a spiking network for other software: ``python tools/export.py CONFIG CKPT -o OUT.nir --format nir``.
+"""Write a calibrated network for other software, as NIR or ONNX.
 
-CKPT is a calibrated checkpoint, or that of the ANN, which is then calibrated as by ``tools/calibrate.py``. Of a
+    mmsnn export my_classifier_spiking.py spiking.pth -o spiking.onnx --format onnx
+
+The checkpoint is a calibrated one, or that of the ANN, which is then calibrated as by ``mmsnn calibrate``. Of a
 detector the backbone is written. The file takes images as the network does: after the data preprocessor of the config.
 docs/export.md says what the formats hold and how to run them.
 """
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from .arguments import add_model, add_out, add_size
 
-import torch
-from mmengine.config import DictAction
-
-from mmsnn.export.formats import NEEDS, ExportError, export
-from mmsnn.openmmlab.scripts import check_checkpoint, check_writable, load_calibrated
-from mmsnn.openmmlab.wrapper import spiking_parts
+FORMATS = 'nir', 'onnx'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of the spiking model')
-    parser.add_argument('checkpoint', help='calibrated checkpoint, or that of the ANN')
-    parser.add_argument('-o', '--out', required=True, type=Path, help='file to write')
-    parser.add_argument('--format', required=True, choices=list(NEEDS))
-    parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'),
-                        help='of the images that the file is for (default: that of the first test image)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of the config, such as model.time_steps=8')
-    args = parser.parse_args()
-    if args.out.is_dir():
-        parser.error(f'--out {args.out} is a folder; name the file to write')
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, 'calibrated checkpoint, or that of the ANN')
+    add_out(parser, 'file to write')
+    parser.add_argument('--format', required=True, choices=FORMATS)
+    add_size(parser, help='of the images that the file is for (default: that of the first test image)')
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from ..export.formats import export
+    from ..files import check_writable
+    from ..openmmlab.checkpoints import check_checkpoint
+    from ..openmmlab.scripts import load_calibrated, only_part
     check_checkpoint(args.checkpoint)
     check_writable(args.out)
     runner, model, _ = load_calibrated(args.config, args.checkpoint, args.cfg_options)
-    part, *others = spiking_parts(model).values()
-    if others:
-        parser.error('the model has several spiking parts; write each with mmsnn.export.formats.export')
-    device = next(model.parameters()).device
+    snn = only_part(model).snn
     if args.size is None:
-        data = model.data_preprocessor(next(iter(runner.test_dataloader)), False)
-        example = data['inputs'][:1]
+        example = model.data_preprocessor(next(iter(runner.test_dataloader)), False)['inputs'][:1]
     else:
-        example = torch.zeros(1, 3, *args.size, device=device)
-    try:
-        export(part.snn, example, args.out, args.format)
-    except (ExportError, ImportError) as problem:
-        sys.exit(f'{args.out} is not written: {problem}')
+        example = torch.zeros(1, 3, *args.size, device=next(model.parameters()).device)
+    export(snn, example, args.out, args.format)
     runner.logger.info(f'saved {args.out}, {args.out.stat().st_size / 1e6:.1f} MB, for images of '
-                       f'{example.shape[2]} x {example.shape[3]} pixels, T = {part.snn.time_steps}')
-
-
-if __name__ == '__main__':
-    main()
+                       f'{example.shape[2]} x {example.shape[3]} pixels, T = {snn.time_steps}')

@@ -1,13 +1,4 @@
-"""What simulation and calibration cost, in forward passes of the ANN: ``python tools/benchmark.py WHAT [options]``.
-
-    simulation    time of T steps, plain and compiled, beside the loop that runs the whole network at every step and
-                  SpikingJelly's ann2snn (where it is installed: pip install spikingjelly)
-    memory        peak memory by T, each in a process of its own
-    calibration   time by depth, images and T; with --published also the algorithm that simulates the whole network
-                  once for every layer
-    shapes        a folder of images, each at its own size, compilation included
-    breakdown     where the time of a simulation goes: convolutions, everything between them, the stem
-    events        a 1 x 1 convolution of 256 channels as a sparse product over the spikes alone, by firing rate
+"""What simulation and calibration cost, in forward passes of the ANN.
 
 The unit throughout is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in the same
 run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
@@ -15,115 +6,41 @@ the repeats in brackets.
 """
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import mmsnn
-from mmsnn.conversion.placing import trace
-from mmsnn.experiments.jobs import keep_freed_memory, save_json
-from mmsnn.simulation.network import SpikingNetwork
-from mmsnn.simulation.plan import Plan, evaluate, is_neuron
-
-NETWORKS = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (18, 34, 50, 101)},
-            'mobilenet_v2': dict(type='MobileNetV2', out_indices=(7,))}
-FAST = {'plain': {}, 'compiled': dict(compile=True), 'bfloat16': dict(compile=True, dtype='bfloat16')}
+from ..calibration.procedure import calibrate
+from ..conversion.placing import convert as convert_network
+from ..files import save_json
+from ..machine import keep_freed_memory
+from .candidates import FAST, build, convert, naive, published_light, small_image, spikingjelly
 
 
-def build(name: str, device: str) -> nn.Module:
-    """A backbone of mmdet with random weights: time does not depend on them."""
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-    register_all_modules()
-    torch.manual_seed(0)
-    ann = MODELS.build(dict(NETWORKS[name]))
-    ann.eval()
-    return ann.requires_grad_(False).to(device)
+def measure(args: argparse.Namespace) -> list[dict]:
+    """Measure one of ``MEASUREMENTS`` with the arguments of ``mmsnn benchmark``; rows are printed as they come.
 
-
-def small_image(ann: nn.Module) -> Tensor:
-    return torch.randn(1, 3, 64, 64, device=next(ann.parameters()).device)
-
-
-def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> SpikingNetwork:
-    """Convert, with the neurons of a pipeline; a small image is enough for that."""
-    snn = mmsnn.convert(ann, time_steps, **options)
-    mmsnn.calibrate(snn, [small_image(ann)], pipeline, progress=False, weights=False, bias=False,
-                    potential=None)
-    return snn
-
-
-@torch.no_grad()
-def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
-    """Simulate as most frameworks do: at each step the whole network, stem included, operation by operation."""
-    modules = {node: snn.network.get_submodule(node.target) for node in snn.graph.nodes if node.op == 'call_module'}
-    outputs = snn.plan.targets
-    state, sums = {}, {}
-    for step in range(snn.time_steps):
-        env = dict(snn.bind(x))
-        for node in snn.graph.nodes:
-            if node.op in ('placeholder', 'output'):
-                continue
-            if not is_neuron(node):
-                env[node] = evaluate(node, env, modules.get(node))
-                continue
-            current = env[node.args[0]]
-            if node not in state:
-                state[node] = modules[node].start(current)
-            env[node] = modules[node].fire(current.unsqueeze(0), state[node], step)[0]
-        for node in outputs:
-            sums[node] = sums[node] + env[node] if node in sums else env[node]
-    return [sums[node] / snn.time_steps for node in outputs]
-
-
-@torch.no_grad()
-def published_light(snn: SpikingNetwork, batches: list[Tensor]) -> None:
-    """The bias correction as published: for every layer, one simulation of the whole network per batch."""
-    for node in snn.neuron_nodes:
-        neuron, errors = snn.network.get_submodule(node.target), []
-        plan = Plan(snn.graph, [node, *snn.plan.targets])
-        for batch in batches:
-            values = snn.bind(batch)
-            rate = sum(chunk[node].sum(0) for chunk in plan.simulate(values, snn.time_steps, 1)) / snn.time_steps
-            errors.append((plan.analog(values)[node] - rate).movedim(1, 0).flatten(1).mean(1))
-        neuron.bias = neuron.bias + torch.stack(errors).mean(0)
-
-
-def spikingjelly(ann: nn.Module, time_steps: int) -> dict[str, Callable[[Tensor], object]]:
-    """SpikingJelly's conversion of the same ANN, in both of its step modes, if it is installed and can convert it."""
-    try:
-        from spikingjelly.activation_based import ann2snn, functional
-    except ImportError:
-        return {}
-    recipe = ann2snn.RateCodingRecipe([small_image(ann)], mode='99.9%')
-    try:
-        converted = ann2snn.FXConverter(recipe).convert(trace(ann)).eval()
-    except ValueError as refused:
-        print(f'SpikingJelly: {refused}')
-        return {}
-
-    def single(x: Tensor):
-        functional.reset_net(converted)
-        functional.set_step_mode(converted, 's')
-        for _ in range(time_steps):
-            out = converted(x)
-        return out
-
-    def multiple(x: Tensor):
-        functional.reset_net(converted)
-        functional.set_step_mode(converted, 'm')
-        return converted(x.expand(time_steps, *x.shape))
-
-    return {'SpikingJelly single-step': single, 'SpikingJelly multi-step': multiple}
+    Raises:
+        ValueError: ``shapes`` without a folder of images, or a measurement of the CPU on another device.
+    """
+    if args.what == 'shapes' and (args.folder is None or not args.folder.is_dir()):
+        raise ValueError('shapes needs --folder with images')
+    if args.device != 'cpu' and args.what in ('breakdown', 'events'):
+        raise ValueError(f'{args.what} measures the CPU only: omit --device')
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    rows = MEASUREMENTS[args.what](args)
+    if args.json:
+        save_json(dict(rows=rows, arguments={key: str(value) for key, value in vars(args).items()},
+                       torch=torch.__version__, cpu=torch.backends.cpu.get_cpu_capability(),
+                       gpu=torch.cuda.get_device_name(args.device) if 'cuda' in args.device else None), args.json)
+    return rows
 
 
 @torch.no_grad()
@@ -156,8 +73,8 @@ def simulation(args: argparse.Namespace) -> list[dict]:
         ann, x = build(name, args.device), torch.randn(1, 3, *args.size, device=args.device)
         ann_seconds(ann, x)
         for time_steps in args.time_steps:
-            candidates = {key: convert(ann, time_steps, args.pipeline, **FAST[key]) for key in FAST
-                          if key in args.candidates}
+            candidates: dict[str, Callable] = {key: convert(ann, time_steps, args.pipeline, **FAST[key])
+                                               for key in FAST if key in args.candidates}
             if 'naive' in args.candidates:
                 steps = convert(ann, time_steps, args.pipeline)
                 candidates['every step the whole network'] = lambda x, snn=steps: naive(snn, x)
@@ -226,8 +143,8 @@ def calibration(args: argparse.Namespace) -> list[dict]:
         ann_seconds(ann, batches[0])
         for time_steps in args.time_steps:
             unit = ann_seconds(ann, batches[0])
-            snn = mmsnn.convert(ann, time_steps)
-            taken = seconds(lambda: mmsnn.calibrate(snn, batches, args.pipeline))
+            snn = convert_network(ann, time_steps)
+            taken = seconds(lambda: calibrate(snn, batches, args.pipeline))
             unit = args.images * time_steps * (unit + ann_seconds(ann, batches[0])) / 2
             row = dict(network=name, layers=len(snn.neurons), size=args.size, images=args.images, time_steps=time_steps,
                        pipeline=args.pipeline, ratio=round(taken / unit, 3), seconds=round(taken, 1))
@@ -244,7 +161,7 @@ def shapes(args: argparse.Namespace) -> list[dict]:
     import mmcv
     files = sorted(path for path in args.folder.iterdir() if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
     if not files:
-        sys.exit(f'no .jpg or .png file in {args.folder}')
+        raise ValueError(f'no .jpg or .png file in {args.folder}')
     images = [torch.from_numpy(mmcv.imread(str(file))).permute(2, 0, 1)[None].float().to(args.device) / 64 - 2
               for file in files]
     rows = []
@@ -327,39 +244,5 @@ def show(row: dict) -> None:
           flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = dict(simulation=simulation, memory=memory, calibration=calibration, shapes=shapes,
-                    breakdown=breakdown, events=events)
-    parser.add_argument('what', choices=commands)
-    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'])
-    parser.add_argument('--size', type=int, nargs=2, default=[224, 224], metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--time-steps', type=int, nargs='+', default=[8])
-    parser.add_argument('--candidates', nargs='+', choices=[*FAST, 'naive', 'spikingjelly'],
-                        default=[*FAST, 'naive', 'spikingjelly'])
-    parser.add_argument('--pipeline', default='signed', choices=mmsnn.PIPELINES,
-                        help='whose neurons are simulated, or what is calibrated (default: %(default)s)')
-    parser.add_argument('--images', type=int, default=4, help='calibration images')
-    parser.add_argument('--published', action='store_true', help='calibration: also a whole simulation per layer')
-    parser.add_argument('--folder', type=Path, help='shapes: where the images are')
-    parser.add_argument('--repeats', type=int, default=3)
-    parser.add_argument('--device', default='cpu', help='such as cuda (default: %(default)s); breakdown and events are '
-                                                        'of the CPU')
-    parser.add_argument('--threads', type=int, default=1, help="torch's threads (default: %(default)s)")
-    parser.add_argument('--json', type=Path, help='file to write the rows to')
-    args = parser.parse_args()
-    if args.what == 'shapes' and (args.folder is None or not args.folder.is_dir()):
-        parser.error('shapes needs --folder with images')
-    if args.device != 'cpu' and args.what in ('breakdown', 'events'):
-        parser.error(f'{args.what} measures the CPU only: omit --device')
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
-    rows = commands[args.what](args)
-    if args.json:
-        save_json(dict(rows=rows, arguments={key: str(value) for key, value in vars(args).items()},
-                       torch=torch.__version__, cpu=torch.backends.cpu.get_cpu_capability(),
-                       gpu=torch.cuda.get_device_name(args.device) if 'cuda' in args.device else None), args.json)
-
-
-if __name__ == '__main__':
-    main()
+MEASUREMENTS = dict(simulation=simulation, memory=memory, calibration=calibration, shapes=shapes, breakdown=breakdown,
+                    events=events)

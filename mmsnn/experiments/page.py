@@ -1,19 +1,17 @@
 """Figures, pictures and the page of a report, from the rows of its runs."""
 import base64
 import os
-import platform
 import shlex
 import statistics
-import time
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-from sweep import summarise
 from tqdm import tqdm
 
+from ..files import save_json
+from .environment import versions
 from .inspection import SCORE
-from .jobs import save_json
 from .runs import CEILING, parse_pipeline, pipeline_options
+from .sweep import summarise
 
 THEMES = dict(
     light={'figure.facecolor': '#ffffff', 'axes.facecolor': '#ffffff', 'savefig.facecolor': '#ffffff'},
@@ -22,7 +20,6 @@ THEMES = dict(
           **dict.fromkeys(('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'),
                           '#d5dae0')})
 WIDTHS = 280, 640  # pixels that a picture has at least and at most when detections are drawn: text has a fixed size
-PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 
 
 def write_page(out: Path, cfg, report: dict) -> Path:
@@ -80,21 +77,12 @@ def mean(group: list[dict], key: str, digits: int, unit: float = 1.) -> str:
     return f'{statistics.mean(values):,.{digits}f}{spread}'
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, and the machine."""
-    from mmsnn import __version__
-    known = packages_distributions()
-    found = {name: f'{known[name][0]} {version(known[name][0])}' for name in PACKAGES if name in known}
-    return dict(mmsnn=__version__, **found, python=platform.python_version(), machine=platform.machine(),
-                system=platform.system(), date=time.strftime('%Y-%m-%d'))
-
-
 def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: list[int], metric: str) -> dict:
     """Draw every figure for a light and a dark page; return their names and the two files as data URIs."""
     import matplotlib
     matplotlib.use('Agg')
 
-    from mmsnn import plots
+    from mmsnn.analysis import plots
     _, curves, score = summarise([ann, *rows], metric)
     names = list(dict.fromkeys(name for name, _ in first))
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .jobs import run_jobs, save_json
+from ..files import save_json
+from .jobs import run_jobs
 
 AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
 CEILING = '(ceiling)'

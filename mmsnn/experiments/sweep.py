@@ -1,25 +1,86 @@
-"""Every comparison of the paper on your own model: methods x time steps x seeds, in one table and one figure.
-
-    python tools/sweep.py CONFIG CKPT --time-steps 4 8 16 32 --pipelines none light advanced --seeds 5
-    python tools/sweep.py CONFIG CKPT --time-steps 16 --pipelines light --num-images 32 64 128 256     [Table 6]
-    python tools/sweep.py CONFIG CKPT --time-steps 16 32 --pipelines none --thresholds max-layer mmse --shift none bias
-    python tools/sweep.py CONFIG CKPT --time-steps 4 --pipelines signed signed:max_spikes=1 signed:bias=False,rounds=2
-
-CONFIG is that of a spiking detector or classifier with mmsnn.CalibrationHook, CKPT the checkpoint of its ANN. Each
-row is what ``tools/test.py`` gives for the same settings; a seed chooses the calibration images. Rows go to
-``rows.json`` in the work folder as they finish and are not run again after an interruption.
-"""
-import argparse
+"""Many methods side by side on one model: one table, one figure."""
 import csv
 import statistics
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from ..machine import CORES
+from .runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
 
-from mmsnn.experiments.jobs import CORES
-from mmsnn.experiments.runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
-from mmsnn.openmmlab.scripts import check_checkpoint
+Axes = tuple[Sequence, Sequence, Sequence, Sequence, Sequence]
+
+
+def run_sweep(config: str, checkpoint: str, axes: Axes, *, seeds: int = 1, options: dict | None = None,
+              work_dir: Path | None = None, ceiling: bool = False, metric: str | None = None, workers: int = CORES,
+              restart: bool = False) -> tuple[str, list[Path]]:
+    """Run every combination of some settings, and write ``rows.json``, ``rows.csv``, ``table.md`` and ``figure.png``.
+
+    Each row is what testing the config with the same settings gives. Rows are stored as they finish, and are not run
+    again after an interruption.
+
+    Args:
+        config: of a spiking detector or classifier with CalibrationHook.
+        checkpoint: of its ANN.
+        axes: pipelines, threshold rules, shifts, numbers of images and time steps; None for the config's own.
+        seeds: how many, from 0 on; a seed chooses the calibration images.
+        options: settings of the config to override.
+        work_dir: folder to write to; by default ``work_dirs/sweep/<config name>``.
+        ceiling: also test the ANN with quantised activations, without time.
+        metric: the one that the table shows; by default accuracy or mAP.
+        workers: runs at the same time.
+        restart: forget the rows of an earlier sweep.
+
+    Returns:
+        The tables as text, and the files that were written.
+
+    Raises:
+        ValueError: no such pipeline or option, no CalibrationHook, no such metric, or the folder holds another sweep.
+    """
+    from ..openmmlab.checkpoints import check_checkpoint
+    from ..openmmlab.hooks import calibration_hook
+    from ..openmmlab.scripts import read_config
+    options = options or {}
+    cfg = read_config(config, options)  # what it imports may add pipelines and threshold rules
+    check_pipelines(axes[0])
+    calibration_hook(cfg)  # complains where there is none, or a wrong one
+    check_checkpoint(checkpoint)
+    work_dir = work_dir or Path('work_dirs', 'sweep', Path(config).stem)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    path = work_dir / 'rows.json'
+    try:
+        stored = stored_rows(path, dict(config=config, checkpoint=checkpoint, options=options), restart)
+    except ValueError as error:
+        raise ValueError(f'{error}: choose another --work-dir, or --restart to forget it') from error
+    worker = config, checkpoint, options, str(work_dir), ceiling
+    rows = complete(path, stored, jobs_of(axes, seeds), evaluate, worker, workers, metric)
+    metric = shown_metric(rows[0], metric)
+    text, curves, score = summarise(rows, metric)
+    written = [path, work_dir / 'rows.csv', work_dir / 'table.md']
+    (work_dir / 'table.md').write_text(text + '\n')
+    with open(work_dir / 'rows.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    if curves:
+        from ..analysis.plots import plot_comparison
+        assert score is not None  # the first of the rows is the ANN's
+        macs = next((row['ann_macs'] for row in rows if 'ann_macs' in row), None)
+        plot_comparison(curves, score, macs, work_dir / 'figure.png', metric)
+        written.append(work_dir / 'figure.png')
+    return text, written
+
+
+def check_pipelines(pipelines: Sequence[str]) -> None:
+    """Refuse what is no pipeline, before anything runs.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for pipeline in pipelines:
+        try:
+            parse_pipeline(pipeline)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'--pipelines {pipeline}: {error}') from error
 
 
 def label(job: dict, axes: list[str]) -> str:
@@ -76,73 +137,3 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
                         statistics.mean(row['synaptic_operations'] for row in group)) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}
     return '\n\n'.join(tables), curves, ann
-
-
-def main() -> None:
-    from mmengine.config import Config, DictAction
-
-    from mmsnn import PIPELINES
-    from mmsnn.analysis.plots import plot_comparison
-    from mmsnn.openmmlab.hooks import calibration_hook
-
-    rules = [rule + granularity for rule in ('mmse', 'percentile', 'max', 'balanced') for granularity in ('', '-layer')]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of the spiking model')
-    parser.add_argument('checkpoint', help='checkpoint of the ANN')
-    parser.add_argument('--time-steps', type=int, nargs='+', default=[8, 16, 32, 64])
-    parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'],
-                        metavar='NAME[:OPTION=VALUE,..]', help=f'of {", ".join(PIPELINES)}; options replace choices')
-    parser.add_argument('--thresholds', nargs='+', default=[None], choices=rules,
-                        help="rule, per channel or per layer (default: the pipeline's own)")
-    parser.add_argument('--shift', nargs='+', default=[None], choices=['bias', 'potential', 'none'],
-                        help="how neurons round; none floors (default: the pipeline's own)")
-    parser.add_argument('--num-images', type=int, nargs='+', default=[None],
-                        help="calibration images (default: the config's)")
-    parser.add_argument('--seeds', type=int, default=1, help='how many seeds, from 0 on')
-    parser.add_argument('--ceiling', action='store_true',
-                        help='also test the ANN with quantised activations, without time: what rate coding can reach')
-    parser.add_argument('--metric', help='the metric that the table shows')
-    parser.add_argument('--workers', type=int, default=CORES, help='runs at the same time')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/sweep/<config name>')
-    parser.add_argument('--restart', action='store_true', help='forget the rows of an earlier sweep')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
-                        help='override settings of the config, such as custom_hooks.0.iterations=500')
-    args = parser.parse_args()
-    cfg = Config.fromfile(args.config)  # what it imports may add pipelines and threshold rules
-    for pipeline in args.pipelines:
-        try:
-            parse_pipeline(pipeline)
-        except ValueError as error:
-            parser.error(f'--pipelines {pipeline}: {error}')
-
-    cfg.merge_from_dict(args.cfg_options)
-    calibration_hook(cfg)  # complains where there is none, or a wrong one
-    check_checkpoint(args.checkpoint)
-    work_dir = args.work_dir or Path('work_dirs', 'sweep', Path(args.config).stem)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    path = work_dir / 'rows.json'
-    made_with = dict(config=args.config, checkpoint=args.checkpoint, options=args.cfg_options)
-    axes = args.pipelines, args.thresholds, args.shift, args.num_images, args.time_steps
-    worker = args.config, args.checkpoint, args.cfg_options, str(work_dir), args.ceiling
-    try:
-        stored = stored_rows(path, made_with, args.restart)
-    except ValueError as error:
-        parser.error(f'{error}: choose another --work-dir, or --restart to forget it')
-    table_rows = complete(path, stored, jobs_of(axes, args.seeds), evaluate, worker, args.workers, args.metric)
-    metric = shown_metric(table_rows[0], args.metric)
-    text, curves, score = summarise(table_rows, metric)
-    (work_dir / 'table.md').write_text(text + '\n')
-    with open(work_dir / 'rows.csv', 'w', newline='') as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in table_rows for key in row)))
-        writer.writeheader()
-        writer.writerows(table_rows)
-    written = [path, work_dir / 'rows.csv', work_dir / 'table.md']
-    if curves:
-        macs = next((row['ann_macs'] for row in table_rows if 'ann_macs' in row), None)
-        plot_comparison(curves, score, macs, work_dir / 'figure.png', metric)
-        written.append(work_dir / 'figure.png')
-    print(f'\n{text}\n\nsaved {", ".join(map(str, written))}')
-
-
-if __name__ == '__main__':
-    main()

@@ -1,27 +1,14 @@
-"""Run what ``tools/export.py`` writes in other software, and compare: ``python tools/check_export.py CONFIG CKPT``.
-
-The NIR file is read back and simulated by SpikingJelly, spikes are compared neuron by neuron; the ONNX file is run by
-onnxruntime, outputs are compared. Images come from the test data set.
-"""
-import argparse
-import sys
+"""Runs exported networks in other software and compares."""
 import tempfile
-from itertools import islice
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import torch
-from mmengine.config import DictAction
 from torch import Tensor
 from tqdm import tqdm
 
-from mmsnn import SpikingNetwork
-from mmsnn.export.formats import NEEDS, export
-from mmsnn.openmmlab.scripts import load_calibrated
-from mmsnn.openmmlab.wrapper import spiking_parts
-from mmsnn.simulation.network import neuron_name
-from mmsnn.simulation.plan import Plan
+from ..simulation.network import SpikingNetwork, neuron_name
+from ..simulation.plan import Plan
+from .formats import export
 
 Counts = dict[str, Tensor]
 
@@ -88,34 +75,25 @@ def compare(name: str, other: Tensor, own: Tensor) -> None:
           + (f', same class for {int((own.argmax(1) == other.argmax(1)).sum())}' if own.ndim == 2 else ''))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config of the spiking model')
-    parser.add_argument('checkpoint', help='calibrated checkpoint, or that of the ANN')
-    parser.add_argument('--format', required=True, choices=list(NEEDS))
-    parser.add_argument('--num-images', type=int, default=100)
-    parser.add_argument('--double', action='store_true', help='compute in float64 on both sides (NIR only)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
-    args = parser.parse_args()
-    if args.double and args.format != 'nir':
-        parser.error('--double compares NIR files; the ONNX model computes in float32')
-    runner, model, _ = load_calibrated(args.config, args.checkpoint, args.cfg_options)
-    snn = next(iter(spiking_parts(model).values())).snn.cpu()
-    batches = []
-    size = runner.test_dataloader.batch_size
-    for data in islice(runner.test_dataloader, -(-args.num_images // size)):
-        batches.append(model.data_preprocessor(data, False)['inputs'].cpu())
-    images = torch.cat(batches)[:args.num_images]
-    if args.double:
+def check(snn: SpikingNetwork, images: Tensor, format: str, double: bool = False) -> None:
+    """Export a network, run the file in other software, and print how far apart the two are.
+
+    Args:
+        snn: calibrated, on the CPU.
+        images: preprocessed, (N, C, H, W).
+        format: ``'nir'``, simulated by SpikingJelly, or ``'onnx'``, run by onnxruntime.
+        double: compute in float64 on both sides.
+    """
+    if double:
         snn, images = snn.double(), images.double()
     mine, theirs, spikes = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f'network.{args.format}')
-        export(snn, images[:1], path, args.format)
+        path = Path(folder, f'network.{format}')
+        export(snn, images[:1], path, format)
         print(f'{path.name}: {path.stat().st_size / 1e6:.1f} MB')
         for x in tqdm(images.split(20), unit='batch'):
             mine.append(torch.utils._pytree.tree_flatten(snn(x))[0][0])
-            if args.format == 'onnx':
+            if format == 'onnx':
                 theirs.append(run_onnx(path, x)[0])
             else:
                 output, counts = run_nir(path, x)
@@ -128,11 +106,7 @@ def main() -> None:
     own = torch.cat(mine)
     print(f'output: largest value {float(own.abs().max()):.3g}')
     compare('the file', torch.cat(theirs), own)
-    if not args.double:
+    if not double:
         # How much rounding alone changes: near a threshold it decides whether a spike comes now or a step later.
         leaves = [torch.utils._pytree.tree_flatten(snn.double()(x.double()))[0][0] for x in images.split(20)]
         compare('mmsnn in float64', torch.cat(leaves), own)
-
-
-if __name__ == '__main__':
-    main()
