@@ -44,10 +44,10 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
 
 @torch.no_grad()
-def seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[..., object], *values) -> float:
     synchronise()
     started = time.perf_counter()
-    run()
+    run(*values)
     synchronise()
     return time.perf_counter() - started
 
@@ -59,7 +59,7 @@ def synchronise() -> None:
 
 
 def ann_seconds(ann: nn.Module, x: Tensor, passes: int = 3) -> float:
-    return statistics.median(seconds(lambda: ann(x)) for _ in range(passes))
+    return statistics.median(seconds(ann, x) for _ in range(passes))
 
 
 def spread(values: list[float]) -> str:
@@ -80,12 +80,12 @@ def simulation(args: argparse.Namespace) -> list[dict]:
                 candidates['every step the whole network'] = lambda x, snn=steps: naive(snn, x)
             if 'spikingjelly' in args.candidates:
                 candidates |= spikingjelly(ann, time_steps)
-            first = {key: seconds(lambda run=run: run(x)) for key, run in candidates.items()}  # compiles
+            first = {key: seconds(run, x) for key, run in candidates.items()}  # compiles
             ratios: dict[str, list[float]] = {key: [] for key in candidates}
             for _ in tqdm(range(args.repeats), f'{name}, T = {time_steps}', unit='round'):
                 for key, run in candidates.items():
                     unit = time_steps * ann_seconds(ann, x)
-                    ratios[key].append(seconds(lambda run=run: run(x)) / unit)
+                    ratios[key].append(seconds(run, x) / unit)
             for key, values in ratios.items():
                 rows.append(dict(network=name, size=args.size, time_steps=time_steps, candidate=key,
                                  ratio=spread(values), first_call_seconds=round(first[key], 1)))
@@ -144,13 +144,13 @@ def calibration(args: argparse.Namespace) -> list[dict]:
         for time_steps in args.time_steps:
             unit = ann_seconds(ann, batches[0])
             snn = convert_network(ann, time_steps)
-            taken = seconds(lambda: calibrate(snn, batches, args.pipeline))
+            taken = seconds(calibrate, snn, batches, args.pipeline)
             unit = args.images * time_steps * (unit + ann_seconds(ann, batches[0])) / 2
             row = dict(network=name, layers=len(snn.neurons), size=args.size, images=args.images, time_steps=time_steps,
                        pipeline=args.pipeline, ratio=round(taken / unit, 3), seconds=round(taken, 1))
             if args.published:
                 plain = convert(ann, time_steps, 'light')
-                row['whole_network_per_layer'] = round(seconds(lambda: published_light(plain, batches)) / unit, 3)
+                row['whole_network_per_layer'] = round(seconds(published_light, plain, batches) / unit, 3)
             rows.append(row)
             show(row)
     return rows
@@ -175,8 +175,8 @@ def shapes(args: argparse.Namespace) -> list[dict]:
                 ann_seconds(ann, images[0])
                 unit = taken = 0.
                 for image in tqdm(images, f'{name}, {key}, T = {time_steps}', unit='image'):
-                    unit += time_steps * seconds(lambda image=image: ann(image))
-                    taken += seconds(lambda image=image: snn(image))
+                    unit += time_steps * seconds(ann, image)
+                    taken += seconds(snn, image)
                 rows.append(dict(network=name, candidate=key, time_steps=time_steps, images=len(images),
                                  sizes=len({image.shape for image in images}), ratio=round(taken / unit, 3),
                                  seconds=round(taken, 1),
@@ -231,12 +231,17 @@ def events(args: argparse.Namespace) -> list[dict]:
         ratios: dict[str, list[float]] = dict(product=[], search_and_product=[])
         for _ in range(args.repeats):
             unit = ann_seconds(conv, spikes)
-            ratios['product'].append(seconds(lambda found=found: found @ weight) / unit)
+            ratios['product'].append(seconds(torch.matmul, found, weight) / unit)
             ratios['search_and_product'].append(
-                seconds(lambda positions=positions: positions.to_sparse_csr() @ weight) / unit)
+                seconds(search_and_multiply, positions, weight) / unit)
         rows.append(dict(size=args.size, firing_rate=rate, **{key: spread(values) for key, values in ratios.items()}))
         show(rows[-1])
     return rows
+
+
+def search_and_multiply(positions: Tensor, weight: Tensor) -> Tensor:
+    """The product of spikes, (positions, channels in), and weights, (channels in, out), events looked for first."""
+    return positions.to_sparse_csr() @ weight
 
 
 def show(row: dict) -> None:

@@ -8,7 +8,8 @@ from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
 from ..conversion.placing import trace
 from ..simulation.network import SpikingNetwork
-from ..simulation.plan import Plan, evaluate, is_neuron
+from ..simulation.operations import module_of
+from ..simulation.plan import Plan, evaluate, is_neuron, neuron_of
 
 NETWORKS: dict[str, dict] = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (18, 34, 50, 101)},
             'mobilenet_v2': dict(type='MobileNetV2', out_indices=(7,))}
@@ -40,7 +41,6 @@ def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> Spikin
 @torch.no_grad()
 def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
     """Simulate as most frameworks do: at each step the whole network, stem included, operation by operation."""
-    modules = {node: snn.network.get_submodule(node.target) for node in snn.graph.nodes if node.op == 'call_module'}
     outputs = snn.plan.targets
     state: dict = {}
     sums: dict[fx.Node, Tensor] = {}
@@ -50,12 +50,13 @@ def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
             if node.op in ('placeholder', 'output'):
                 continue
             if not is_neuron(node):
-                env[node] = evaluate(node, env, modules.get(node))
+                env[node] = evaluate(node, env, module_of(node))
                 continue
             current = env[node.args[0]]
+            neuron = neuron_of(node)
             if node not in state:
-                state[node] = modules[node].start(current)
-            env[node] = modules[node].fire(current.unsqueeze(0), state[node], step)[0]
+                state[node] = neuron.start(current)
+            env[node] = neuron.fire(current.unsqueeze(0), state[node], step)[0]
         for node in outputs:
             sums[node] = sums[node] + env[node] if node in sums else env[node]
     return [sums[node] / snn.time_steps for node in outputs]
@@ -65,7 +66,7 @@ def naive(snn: SpikingNetwork, x: Tensor) -> list[Tensor]:
 def published_light(snn: SpikingNetwork, batches: list[Tensor]) -> None:
     """The bias correction as published: for every layer, one simulation of the whole network per batch."""
     for node in snn.neuron_nodes:
-        neuron, errors = snn.network.get_submodule(node.target), []
+        neuron, errors = neuron_of(node), []
         plan = Plan(snn.graph, [node, *snn.plan.targets])
         for batch in batches:
             values = snn.bind(batch)

@@ -3,6 +3,7 @@ import base64
 import os
 import shlex
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from .inspection import SCORE
 from .runs import CEILING, parse_pipeline, pipeline_options
 from .sweep import summarise
 
-THEMES = dict(
+THEMES: dict[str, dict] = dict(
     light={'figure.facecolor': '#ffffff', 'axes.facecolor': '#ffffff', 'savefig.facecolor': '#ffffff'},
     dark={'figure.facecolor': '#181c22', 'axes.facecolor': '#181c22', 'savefig.facecolor': '#181c22',
           'legend.facecolor': '#181c22', 'legend.edgecolor': '#3a424d', 'grid.color': '#59626e',
@@ -83,7 +84,7 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
     matplotlib.use('Agg')
 
     from mmsnn.analysis import plots
-    _, curves, score = summarise([ann, *rows], metric)
+    _, curves, _ = summarise([ann, *rows], metric)
     names = list(dict.fromkeys(name for name, _ in first))
 
     def errors(time_steps: int) -> dict:
@@ -101,7 +102,9 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
     some = next(iter(first.values()))
     energy = {'ANN': energy_parts(some, True)} | {f'{name}, T = {t}': energy_parts(row)
                                                   for (name, t), row in first.items()}
-    todo = dict(scores=lambda path: plots.plot_comparison(curves, score, rows[0]['ann_macs'], path, metric))
+    macs = rows[0]['ann_macs']
+    todo: dict[str, Callable] = dict(
+        scores=lambda path: plots.plot_comparison(curves, ann[metric], macs, path, metric))
     todo |= {f'errors-{t}': lambda path, t=t: plots.plot_errors(errors(t), path) for t in steps}
     todo |= dict(rates=lambda path: plots.plot_layers(rates, path, 'spikes per neuron and time step'),
                  energy=lambda path: plots.plot_energy(energy, path))

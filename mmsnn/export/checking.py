@@ -1,13 +1,14 @@
 """Runs exported networks in other software and compares."""
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..simulation.network import SpikingNetwork, neuron_name
-from ..simulation.plan import Plan
+from ..simulation.plan import Plan, neuron_of
 from .formats import export
 
 Counts = dict[str, Tensor]
@@ -41,7 +42,8 @@ def run_nir(path: Path, x: Tensor) -> tuple[Tensor, Counts]:
             if graph.metadata['reset'] == 'subtract':
                 module.module.v_reset = None  # SpikingJelly's name for reset by subtraction; NIR has none
             module.register_forward_hook(count(name))
-    output, state = 0., None
+    output: Any = 0.
+    state = None
     for _ in range(int(graph.metadata['time_steps'])):
         current, state = network(x, state)
         output = output + current
@@ -55,7 +57,7 @@ def count_spikes(snn: SpikingNetwork, x: Tensor) -> Counts:
     (_, sums), = plan.sums(snn.bind(x), [snn.time_steps], 0, 1)
     counts = {}
     for node, total in sums.items():
-        threshold = snn.network.get_submodule(node.target).threshold
+        threshold = neuron_of(node).threshold
         counts[neuron_name(node)] = (total / threshold.view(-1, *[1] * (total.ndim - 2))).round()
     return counts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -105,7 +105,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
 
 
 def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = None, work_dir: str | None = None,
-                    launcher: str = 'none') -> tuple[Runner, nn.Module, dict]:
+                    launcher: str = 'none') -> tuple[Runner, BaseModel, dict]:
     """Build a spiking model and load a checkpoint; that of an ANN is calibrated as the config's CalibrationHook says.
 
     Returns:
