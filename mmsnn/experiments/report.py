@@ -15,7 +15,7 @@ from ..openmmlab.scripts import read_config
 from .inspection import inspect
 from .page import write_page
 from .runs import complete, jobs_of, shown_metric, stored_rows
-from .sweep import check_pipelines
+from .sweep import check_pipelines, check_testable
 
 
 def make_report(config: str, checkpoint: str, pipelines: Sequence[str], time_steps: Sequence[int], command: str, *,
@@ -52,6 +52,7 @@ def make_report(config: str, checkpoint: str, pipelines: Sequence[str], time_ste
     check_checkpoint(checkpoint)
     cfg = read_config(config, options)  # what it imports may add pipelines and threshold rules
     check_pipelines(pipelines)
+    check_testable(cfg)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
     out.mkdir(parents=True, exist_ok=True)
     made_with = dict(config=config, checkpoint=checkpoint, options=options or {}, num_images=num_images,

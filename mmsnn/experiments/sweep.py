@@ -42,6 +42,7 @@ def run_sweep(config: str, checkpoint: str, axes: Axes, *, seeds: int = 1, optio
     options = options or {}
     cfg = read_config(config, options)  # what it imports may add pipelines and threshold rules
     check_pipelines(axes[0])
+    check_testable(cfg)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
     check_checkpoint(checkpoint)
     work_dir = work_dir or Path('work_dirs', 'sweep', Path(config).stem)
@@ -68,6 +69,17 @@ def run_sweep(config: str, checkpoint: str, axes: Axes, *, seeds: int = 1, optio
         plot_comparison(curves, score, macs, work_dir / 'figure.png', metric)
         written.append(work_dir / 'figure.png')
     return text, written
+
+
+def check_testable(cfg) -> None:
+    """Refuse a config that cannot be tested.
+
+    Raises:
+        ValueError: naming what it lacks.
+    """
+    missing = [name for name in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg') if cfg.get(name) is None]
+    if missing:
+        raise ValueError(f'the config has no {", ".join(missing)}: it must be one that mmsnn test can test')
 
 
 def check_pipelines(pipelines: Sequence[str]) -> None:
