@@ -20,6 +20,7 @@ from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
 from ..files import save_json
 from ..machine import keep_freed_memory
+from ..neurons.pipelines import make_pipeline
 from .candidates import FAST, build, convert, naive, published_light, small_image, spikingjelly
 
 
@@ -27,12 +28,14 @@ def measure(args: argparse.Namespace) -> list[dict]:
     """Measure one of ``MEASUREMENTS`` with the arguments of ``mmsnn benchmark``; rows are printed as they come.
 
     Raises:
-        ValueError: ``shapes`` without a folder of images, or a measurement of the CPU on another device.
+        ValueError: ``shapes`` without a folder of images, a measurement of the CPU on another device, or no such
+            pipeline.
     """
     if args.what == 'shapes' and (args.folder is None or not args.folder.is_dir()):
         raise ValueError('shapes needs --folder with images')
     if args.device != 'cpu' and args.what in ('breakdown', 'events'):
         raise ValueError(f'{args.what} measures the CPU only: omit --device')
+    make_pipeline(args.pipeline)  # complains where there is none
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     rows = MEASUREMENTS[args.what](args)
