@@ -21,7 +21,7 @@ class BuildWithMim(build_py):
         mim.mkdir(parents=True)
         for name in ('configs', 'tools', 'model-index.yml'):
             if self.editable_mode:  # an installation that follows the clone
-                (mim / name).symlink_to(here / name)
+                (mim / name).symlink_to(Path('..', '..', name))
             elif (here / name).is_dir():
                 shutil.copytree(here / name, mim / name, ignore=shutil.ignore_patterns('__pycache__', *OF_A_CLONE))
             else:
