@@ -11,6 +11,9 @@ import torch
 
 pytest.importorskip('mmpretrain')
 
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
 import mmsnn
 from mmsnn.cli import COMMANDS, main
 from mmsnn.commands import export as export_command
@@ -19,6 +22,9 @@ from mmsnn.experiments.runs import parse_pipeline
 from mmsnn.export.formats import NEEDS
 from mmsnn.machine import CORES
 from mmsnn.mistakes import mistake_of
+from mmsnn.simulation.network import read_settings
+
+from networks import randomise_norms
 
 ROOT = Path(__file__).parent.parent
 CONFIG = '''
@@ -97,7 +103,7 @@ def test_wrong_arguments_end_in_one_line_and_status_2(capsys, folder, arguments,
     (['synthesise', 'nowhere.py', 'ann.pth', '-o', 'x.pth', '--size', 8, 8], "config 'nowhere.py' does not exist"),
     (['benchmark', 'shapes'], 'shapes needs --folder with images'),
     (['benchmark', 'events', '--device', 'cuda'], 'events measures the CPU only'),
-    (['benchmark', 'memory', '--pipeline', 'heavy', '--networks', 'resnet18'], 'pipeline must be one of'),
+    (['benchmark', 'memory', '--pipeline', 'heavy'], 'pipeline must be one of'),
     (['convert-checkpoint', 'good.py', 'ann.pth', 'x.pth'], 'ann.pth does not fit good.py: '),
     (['publish-checkpoint', 'nowhere.pth', 'x.pth'], "checkpoint 'nowhere.pth' does not exist"),
     (['test', 'nowhere.py', 'ann.pth'], "config 'nowhere.py' does not exist"),
@@ -107,6 +113,31 @@ def test_wrong_arguments_end_in_one_line_and_status_2(capsys, folder, arguments,
 def test_mistakes_end_in_one_line_and_status_1(capsys, folder, arguments, message):
     line, status = says(capsys, *arguments)
     assert status == 1 and message in line and '\n' not in line
+
+
+def test_from_a_foreign_checkpoint_to_a_file_for_other_software(folder, capsys):
+    """Names of its own, images made of its statistics, calibration, export: each command reads what the last wrote."""
+    nir = pytest.importorskip('nir')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        ann = randomise_norms(MODELS.build(Config.fromfile('good.py').model).ann)
+    foreign = {f'module.{name}': value for name, value in ann.state_dict().items()}
+    torch.save(dict(state_dict=foreign), 'foreign.pth')
+    main(['convert-checkpoint', 'good.py', 'foreign.pth', 'ann.pth'])
+    assert 'tensors renamed' in capsys.readouterr().out
+    state = torch.load('ann.pth', weights_only=True)['state_dict']
+    assert torch.equal(state['head.fc.weight'], foreign['module.head.fc.weight'])
+    main(['synthesise', 'good.py', 'ann.pth', '-o', 'images.pth', '--size', '16', '16', '--num-images', '2',
+          '--batch-size', '1', '--iterations', '1'])
+    assert [images.shape for images in torch.load('images.pth', weights_only=True)] == [(1, 3, 16, 16)] * 2
+    main([*CALIBRATE, '--cfg-options', 'model.time_steps=4'])
+    calibrated = torch.load('out.pth', weights_only=True)['state_dict']
+    assert read_settings(calibrated['snn._settings'])[0].items() >= dict(pipeline='light', time_steps=4).items()
+    main(['export', 'good.py', 'out.pth', '-o', 'net.nir', '--format', 'nir', '--size', '16', '16', '--cfg-options',
+          'model.time_steps=4'])
+    graph = nir.read('net.nir')
+    assert graph.metadata['time_steps'] == 4 and sum(isinstance(node, nir.IF) for node in graph.nodes.values()) == 7
+    main(['publish-checkpoint', 'out.pth', 'small.pth'])
+    assert Path('small.pth').stat().st_size < Path('out.pth').stat().st_size
 
 
 def test_a_process_ends_with_one_line(folder):
