@@ -1,10 +1,32 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-here = Path(__file__).parent
+here = Path(__file__).resolve().parent
 version = {}
 exec((here / 'mmsnn' / 'version.py').read_text(), version)
+
+OF_A_CLONE = 'setup_env.sh', 'demo.py', 'figures.py', '_docstrings.py'  # tools that work on the repository itself
+
+
+class BuildWithMim(build_py):
+    """Adds what OpenMMLab looks for beside a package: its configs, tools and index of models, in ``.mim``."""
+
+    def run(self) -> None:
+        super().run()
+        mim = (here if self.editable_mode else Path(self.build_lib)) / 'mmsnn' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for name in ('configs', 'tools', 'model-index.yml'):
+            if self.editable_mode:  # an installation that follows the clone
+                (mim / name).symlink_to(Path('..', '..', name))
+            elif (here / name).is_dir():
+                shutil.copytree(here / name, mim / name, ignore=shutil.ignore_patterns('__pycache__', *OF_A_CLONE))
+            else:
+                shutil.copy(here / name, mim)
+
 
 setup(
     name='mmsnn',
@@ -14,7 +36,9 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmsnn', 'mmsnn.*']),
-    package_data={'mmsnn.experiments': ['report.html.j2']},
+    package_data={'mmsnn': ['py.typed'], 'mmsnn.experiments': ['report.html.j2']},
+    cmdclass={'build_py': BuildWithMim},
+    entry_points={'console_scripts': ['mmsnn = mmsnn.cli:main']},
     python_requires='>=3.10',
     # mmengine, mmcv and mmdet exist as upstream packages and as maintained forks under other names with the
     # same import names: requiring either by name would make pip lay it over the other. Hence extras.

@@ -1,31 +1,24 @@
 """Convert and calibrate OpenMMLab detectors and classifiers into spiking neural networks."""
-from importlib.util import find_spec
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .analysis.cost import Cost, CostCounter
-from .calibration.procedure import CalibrationReport, LayerReport, calibrate, observe
-from .calibration.synthesis import synthesise
-from .conversion.placing import ConversionError, convert
-from .neurons.integrate_and_fire import FiringRule, integrate_and_burst, integrate_and_fire
-from .neurons.layer import IFNeuron
-from .neurons.pipelines import PIPELINES, Pipeline
-from .neurons.rates import clip_floor, clip_round, firing_rate
-from .simulation.network import SpikingNetwork
-from .version import __version__
+from .version import __version__ as __version__
 
-__all__ = [
-    'CalibrationReport', 'ConversionError', 'Cost', 'CostCounter', 'FiringRule', 'IFNeuron', 'LayerReport', 'PIPELINES',
-    'Pipeline', 'SpikingNetwork', '__version__', 'calibrate', 'clip_floor', 'clip_round', 'convert', 'firing_rate',
-    'integrate_and_burst', 'integrate_and_fire', 'observe', 'synthesise',
-]
 
-# The verbs above need torch alone; with OpenMMLab installed, importing mmsnn (custom_imports) also registers these.
-if find_spec('mmengine'):
-    from .openmmlab.agreement import AgreementMetric
-    from .openmmlab.backbone import SpikingBackbone
-    from .openmmlab.cifar_resnet import CifarResNet
-    from .openmmlab.classifier import AveragePooled, SpikingClassifier, TorchClassifier
-    from .openmmlab.hooks import CalibrationHook
-    from .openmmlab.metrics import SpikeMetric
+def _is_command() -> bool:
+    """Whether this process is the command ``mmsnn`` or ``python -m mmsnn``, and not yet past its arguments."""
+    program = sys.argv[0] if sys.argv else ''
+    return Path(program).stem == 'mmsnn' or (program == '-m' and 'mmsnn' in sys.orig_argv)
 
-    __all__ += ['AgreementMetric', 'AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikeMetric', 'SpikingBackbone',
-                'SpikingClassifier', 'TorchClassifier']
+
+if TYPE_CHECKING or not _is_command():
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+else:
+    # Loading torch takes seconds: the command answers --help, and refuses wrong arguments, without it.
+    def __getattr__(name: str):
+        if name.startswith('__') and name != '__all__':
+            raise AttributeError(name)
+        return getattr(import_module('.api', __name__), name)

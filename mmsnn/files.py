@@ -1,6 +1,8 @@
-"""Checkpoint files of calibrated models."""
+"""Files that are written as a whole or not at all: checkpoints, json."""
 import errno
+import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,29 @@ def write_file(value, path: str | Path) -> None:
         except RuntimeError as error:  # what torch makes of a write that fails
             raise OSError(errno.EIO, f'{path} could not be written completely: is the disk full? Free space, or name '
                           'another file. What stood there before is untouched') from error
+
+
+def save_json(value, path: Path) -> None:
+    """Write a json file so that it is never seen half-written."""
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(json.dumps(value, indent=1))
+    os.replace(temporary, path)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it, whether a file can be written; makes its folder.
+
+    Raises:
+        SystemExit: It cannot.
+    """
+    if path.is_dir():
+        sys.exit(f"'{path}' is a folder: name the file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        sys.exit(f"'{path}' cannot be written ({error.strerror}): name a file in a folder that can be written to")
 
 
 @contextmanager

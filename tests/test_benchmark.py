@@ -10,17 +10,13 @@ import torch
 pytest.importorskip('mmdet')
 
 import mmsnn
+from mmsnn.commands import benchmark as command
+from mmsnn.experiments.benchmark import MEASUREMENTS
+from mmsnn.experiments.candidates import FAST, NETWORKS, naive, published_light
 
 from networks import Residual, randomise_norms
 
 TOOLS = Path(__file__).parent.parent / 'tools'
-
-
-@pytest.fixture()
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    import benchmark
-    return benchmark
 
 
 def converted(pipeline, x):
@@ -33,17 +29,17 @@ def converted(pipeline, x):
 
 
 @pytest.mark.parametrize('pipeline', ['light', 'signed'])
-def test_simulating_the_whole_network_at_every_step_gives_the_same(benchmark, pipeline):
+def test_simulating_the_whole_network_at_every_step_gives_the_same(pipeline):
     x = torch.randn(2, 3, 16, 16)
     snn = converted(pipeline, x)
-    (output,) = benchmark.naive(snn, x)
+    (output,) = naive(snn, x)
     torch.testing.assert_close(output, snn(x))
 
 
-def test_simulating_the_whole_network_for_every_layer_calibrates_the_same(benchmark):
+def test_simulating_the_whole_network_for_every_layer_calibrates_the_same():
     x = torch.randn(2, 3, 16, 16)
     published, expected = converted('none', x), converted('light', x)
-    benchmark.published_light(published, [x])
+    published_light(published, [x])
     for name, neuron in expected.neurons.items():
         torch.testing.assert_close(published.neurons[name].bias, neuron.bias)
 
@@ -67,3 +63,8 @@ def test_commands_run(tmp_path, arguments):
                     '64', '--time-steps', '2', '--json', str(out)], check=True, timeout=300)
     rows = json.loads(out.read_text())['rows']
     assert rows and all(row.get('network', 'resnet18') == 'resnet18' for row in rows)
+
+
+def test_the_command_offers_what_can_be_measured():
+    assert set(command.WHAT) == set(MEASUREMENTS) and set(command.NETWORKS) == set(NETWORKS)
+    assert set(command.CANDIDATES) == {*FAST, 'naive', 'spikingjelly'}

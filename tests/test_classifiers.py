@@ -159,11 +159,10 @@ WEIGHTS = ROOT.parent / 'shared' / 'data' / 'weights' / 'resnet20-12fca82f.th'
 
 @pytest.mark.skipif(not CIFAR.is_dir() or not WEIGHTS.is_file(), reason='needs CIFAR-10 and trained weights')
 def test_trained_resnet20_on_real_images(tmp_path):
-    import sys
-    sys.path.insert(0, str(ROOT / 'tools'))
-    from convert_checkpoint import find_state, rename
     from mmengine.dataset import pseudo_collate
     from mmengine.registry import DATASETS
+
+    from mmsnn.openmmlab.checkpoints import find_state, rename
 
     cfg = Config.fromfile(ROOT / 'configs' / 'resnet_cifar' / 'resnet20_snn-light_cifar10.py')
     cfg.model.time_steps = 16

@@ -1,7 +1,4 @@
 """What is written for other software computes there what it computes here."""
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +7,10 @@ from torch import nn
 
 import mmsnn
 from mmsnn.export.formats import export
-from mmsnn.export.nir_graph import ExportError
+from mmsnn.export.nir_terms import ExportError
 
 from networks import Functional, Residual, leaves, randomise_norms, three_layers
 
-sys.path.insert(0, str(Path(__file__).parent.parent / 'tools'))
 T = 6
 
 
@@ -50,8 +46,7 @@ def converted(network, x, pipeline='light', conversion=None, **options):
 def test_nir_graph_fires_the_same_spikes_in_another_simulator(tmp_path, pipeline):
     pytest.importorskip('nir')
     pytest.importorskip('spikingjelly')
-    pytest.importorskip('mmengine')
-    from check_export import count_spikes, run_nir
+    from mmsnn.export.checking import count_spikes, run_nir
     x = torch.randn(8, 3, 16, 16)
     snn = converted(Plain(), x, pipeline).double()  # in float32 a sum that meets the threshold may miss it there
     export(snn, x.double(), tmp_path / 'plain.nir', 'nir')
@@ -143,8 +138,7 @@ ONNX = {
 def test_onnx_model_computes_the_whole_simulation(tmp_path, network, pipeline, conversion):
     for package in ('onnx', 'onnxscript', 'onnxruntime'):
         pytest.importorskip(package)
-    pytest.importorskip('mmengine')
-    from check_export import run_onnx
+    from mmsnn.export.checking import run_onnx
     snn = exact(converted(network(), inputs(), pipeline, conversion))
     snn.network.requires_grad_(True)  # as SpikingClassifier does
     path = tmp_path / 'net.onnx'

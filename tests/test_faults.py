@@ -29,17 +29,14 @@ from mmpretrain.utils import register_all_modules
 
 import mmsnn
 from mmsnn.calibration.store import Store
-from mmsnn.files import save_checkpoint, write_file
+from mmsnn.files import check_writable, save_checkpoint, write_file
+from mmsnn.openmmlab.checkpoints import check_checkpoint
 from mmsnn.openmmlab.hooks import test_pipeline as transforms_of_the_test
 from mmsnn.simulation.network import read_settings
 
 from networks import Residual, randomise_norms
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-
-from mmsnn.openmmlab.scripts import check_checkpoint, check_writable
-
 register_all_modules()
 KILLS = int(os.environ.get('MMSNN_KILLS', 2))
 HERE = 'test_faults.py::test_'

@@ -22,16 +22,13 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 import mmsnn
+from mmsnn.experiments.report import derive
 from mmsnn.openmmlab.hooks import plain_config
 from mmsnn.openmmlab.wrapper import spiking_parts
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from test_tools import CHECKPOINT, ROOT, config_file, digits, run_tool  # noqa: F401
-
-sys.path.insert(0, str(ROOT / 'tools'))
-
-from report import derive
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
@@ -291,7 +288,7 @@ def test_page_needs_nothing_else(name, request):
     report = json.loads((out / 'report.json').read_text())
     score = report['rows'][0][report['metric']]
     assert f'<b>{score:.{2 if name == "classifier" else 3}f}</b>' in text
-    assert report['command'].split()[1] == 'tools/report.py' and report['versions']['mmsnn'] == mmsnn.__version__
+    assert report['command'].startswith('mmsnn report ') and report['versions']['mmsnn'] == mmsnn.__version__
 
 
 @pytest.mark.skipif(BROWSER is None, reason='needs Chromium')

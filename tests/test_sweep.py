@@ -18,13 +18,11 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 
 import mmsnn
+from mmsnn.experiments.runs import AXES, parse_pipeline
+from mmsnn.experiments.sweep import summarise
+from mmsnn.openmmlab.checkpoints import find_state, rename
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-
-from convert_checkpoint import find_state, rename
-from sweep import AXES, parse_pipeline, summarise
-
 TIME_STEPS = 4
 
 
@@ -108,7 +106,7 @@ def test_other_settings_in_the_same_folder_are_refused(trained, trusted, tmp_pat
     result = subprocess.run([sys.executable, str(ROOT / 'tools' / 'sweep.py'),
                              str(trained / 'resnet20_snn-light_cifar10.py'), str(trained / 'work' / 'epoch_3.pth'),
                              '--work-dir', str(tmp_path)], text=True, capture_output=True)
-    assert result.returncode == 2 and 'choose another --work-dir' in result.stderr
+    assert result.returncode == 1 and 'choose another --work-dir' in result.stderr
 
 
 def test_table_shows_mean_and_deviation():

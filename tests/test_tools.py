@@ -185,7 +185,7 @@ def test_demo_writes_table_and_figure_and_resumes(tmp_path):
 
 
 def test_publishing_keeps_weights_and_class_names_only(tmp_path, trusted):
-    from publish_checkpoint import publish
+    from mmsnn.openmmlab.checkpoints import publish
     state = dict(weight=torch.randn(4, 4), bias=torch.randn(4), num_batches_tracked=torch.tensor(3))
     torch.save(dict(state_dict=state, optimizer=dict(lr=1.), meta=dict(
         dataset_meta=dict(classes=('a', 'b'), palette=[np.int64(1)]), epoch=3, cfg='a path')), tmp_path / 'in.pth')
@@ -228,7 +228,7 @@ def test_images_without_data_calibrate(tmp_path, digits):
 def test_exported_backbone_gives_what_the_detector_computes(tmp_path, digits):
     for package in ('onnx', 'onnxscript', 'onnxruntime', 'nir'):
         pytest.importorskip(package)
-    from check_export import run_onnx
+    from mmsnn.export.checking import run_onnx
     config, calibrated, out = config_file(tmp_path, digits, 'light'), tmp_path / 'light.pth', tmp_path / 'out.onnx'
     run_tool('calibrate', config, CHECKPOINT, '-o', calibrated)
     output = run_tool('export', config, calibrated, '-o', out, '--format', 'onnx', '--size', 64, 96)

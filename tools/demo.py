@@ -18,7 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from mmsnn.experiments.jobs import CORES, run_jobs, save_json
+from mmsnn.experiments.jobs import run_jobs
+from mmsnn.files import save_json
+from mmsnn.machine import CORES
 
 DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
 PIPELINES = ('none', 'light', 'advanced', 'signed')

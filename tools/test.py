@@ -1,10 +1,10 @@
-"""Test a model, spiking or not: ``python tools/test.py CONFIG CHECKPOINT ...`` with the arguments of mmdet's script."""
+"""The command ``mmsnn test`` for a clone: ``python tools/test.py``."""
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from mmsnn.openmmlab.scripts import run_script
+from mmsnn.cli import main
 
 if __name__ == '__main__':
-    run_script('test')
+    main(['test', *sys.argv[1:]])

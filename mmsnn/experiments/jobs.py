@@ -1,31 +1,13 @@
 """Many evaluations side by side: worker processes that leave each other the cores, and results that survive a kill."""
-import ctypes
-import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import import_module
 from multiprocessing import get_context
-from pathlib import Path
 
-CORES = len(os.sched_getaffinity(0))  # those this process may use
-
-
-def save_json(value, path: Path) -> None:
-    """Write a json file so that it is never seen half-written."""
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
-
-
-def keep_freed_memory() -> None:
-    """Tell the C library to keep freed memory, where it is glibc.
-
-    Otherwise every large temporary is returned to the system and mapped anew, and zeroed, at each time step.
-    """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no allocation is a mapping of its own
-        mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+from ..machine import CORES, keep_freed_memory
+from ..mistakes import mistake_of
 
 
 def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
@@ -35,6 +17,9 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
         function: importable by name, as it runs in freshly started processes.
         jobs: arguments of each call.
         workers: how many run at a time; they share the cores this process may use.
+
+    Raises:
+        SystemExit: a job found a mistake of the user's; its message says which.
     """
     workers = max(1, min(workers, len(jobs)))
     threads = max(1, CORES // workers)
@@ -42,7 +27,7 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
     # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same.
     os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
     with ProcessPoolExecutor(workers, get_context('spawn'), _start_worker, (threads,)) as pool:
-        futures = [pool.submit(function, *job) for job in jobs]
+        futures = [pool.submit(_run, function, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -51,7 +36,19 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
             raise
 
 
+def _run(function: Callable, job: tuple):
+    """Call a function; where its error comes from, only this process can tell (mmsnn/mistakes.py)."""
+    try:
+        return function(*job)
+    except Exception as error:
+        mistake = mistake_of(error)
+        if mistake is None:
+            raise
+        sys.exit(mistake)
+
+
 def _start_worker(threads: int) -> None:
     import torch
+    import_module('mmsnn.api')  # registers what configs name
     torch.set_num_threads(threads)
     keep_freed_memory()

@@ -1,28 +1,26 @@
 """Figures, pictures and the page of a report, from the rows of its runs."""
 import base64
 import os
-import platform
 import shlex
 import statistics
-import time
-from importlib.metadata import packages_distributions, version
+from collections.abc import Callable
 from pathlib import Path
 
-from sweep import summarise
 from tqdm import tqdm
 
+from ..files import save_json
+from .environment import versions
 from .inspection import SCORE
-from .jobs import save_json
 from .runs import CEILING, parse_pipeline, pipeline_options
+from .sweep import summarise
 
-THEMES = dict(
+THEMES: dict[str, dict] = dict(
     light={'figure.facecolor': '#ffffff', 'axes.facecolor': '#ffffff', 'savefig.facecolor': '#ffffff'},
     dark={'figure.facecolor': '#181c22', 'axes.facecolor': '#181c22', 'savefig.facecolor': '#181c22',
           'legend.facecolor': '#181c22', 'legend.edgecolor': '#3a424d', 'grid.color': '#59626e',
           **dict.fromkeys(('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'),
                           '#d5dae0')})
 WIDTHS = 280, 640  # pixels that a picture has at least and at most when detections are drawn: text has a fixed size
-PACKAGES = ('torch', 'numpy', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 
 
 def write_page(out: Path, cfg, report: dict) -> Path:
@@ -80,22 +78,13 @@ def mean(group: list[dict], key: str, digits: int, unit: float = 1.) -> str:
     return f'{statistics.mean(values):,.{digits}f}{spread}'
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, and the machine."""
-    from mmsnn import __version__
-    known = packages_distributions()
-    found = {name: f'{known[name][0]} {version(known[name][0])}' for name in PACKAGES if name in known}
-    return dict(mmsnn=__version__, **found, python=platform.python_version(), machine=platform.machine(),
-                system=platform.system(), date=time.strftime('%Y-%m-%d'))
-
-
 def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: list[int], metric: str) -> dict:
     """Draw every figure for a light and a dark page; return their names and the two files as data URIs."""
     import matplotlib
     matplotlib.use('Agg')
 
-    from mmsnn import plots
-    _, curves, score = summarise([ann, *rows], metric)
+    from mmsnn.analysis import plots
+    _, curves, _ = summarise([ann, *rows], metric)
     names = list(dict.fromkeys(name for name, _ in first))
 
     def errors(time_steps: int) -> dict:
@@ -113,7 +102,9 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
     some = next(iter(first.values()))
     energy = {'ANN': energy_parts(some, True)} | {f'{name}, T = {t}': energy_parts(row)
                                                   for (name, t), row in first.items()}
-    todo = dict(scores=lambda path: plots.plot_comparison(curves, score, rows[0]['ann_macs'], path, metric))
+    macs = rows[0]['ann_macs']
+    todo: dict[str, Callable] = dict(
+        scores=lambda path: plots.plot_comparison(curves, ann[metric], macs, path, metric))
     todo |= {f'errors-{t}': lambda path, t=t: plots.plot_errors(errors(t), path) for t in steps}
     todo |= dict(rates=lambda path: plots.plot_layers(rates, path, 'spikes per neuron and time step'),
                  energy=lambda path: plots.plot_energy(energy, path))

@@ -9,10 +9,15 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from .jobs import run_jobs, save_json
+from ..files import save_json
+from .jobs import run_jobs
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
 CEILING = '(ceiling)'
@@ -33,7 +38,7 @@ class Worker:
         self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
         self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
         self._shared: tuple | None = None
-        self._runner = None
+        self._runner: Runner | None = None
 
     @classmethod
     def get(cls, *arguments) -> 'Worker':

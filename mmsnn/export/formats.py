@@ -10,7 +10,8 @@ from ..files import new_file
 from ..simulation.chunk import Chunk, Kept
 from ..simulation.network import SpikingNetwork
 from ..simulation.plan import Plan
-from .nir_graph import ExportError, to_nir
+from .nir_graph import to_nir
+from .nir_terms import ExportError
 
 NEEDS = dict(nir=('nir',), onnx=('onnx', 'onnxscript'))
 

@@ -1,0 +1,1 @@
+"""What each command takes and does; nothing here loads torch before the arguments are read."""

@@ -1,0 +1,36 @@
+"""Run what ``mmsnn export`` writes in other software, and compare.
+
+    mmsnn check-export my_classifier_spiking.py spiking.pth --format onnx
+
+The NIR file is read back and simulated by SpikingJelly, spikes are compared neuron by neuron; the ONNX file is run by
+onnxruntime, outputs are compared. Images come from the test data set.
+"""
+import argparse
+
+from .arguments import add_model, positive
+from .export import FORMATS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, 'calibrated checkpoint, or that of the ANN')
+    parser.add_argument('--format', required=True, choices=FORMATS)
+    parser.add_argument('--num-images', type=positive, default=100)
+    parser.add_argument('--double', action='store_true', help='compute in float64 on both sides (NIR only)')
+
+
+def run(args: argparse.Namespace) -> None:
+    from itertools import islice
+
+    import torch
+
+    from ..export.checking import check
+    from ..openmmlab.checkpoints import check_checkpoint
+    from ..openmmlab.scripts import load_calibrated, only_part
+    if args.double and args.format != 'nir':
+        raise ValueError('--double compares NIR files; the ONNX model computes in float32')
+    check_checkpoint(args.checkpoint)
+    runner, model, _ = load_calibrated(args.config, args.checkpoint, args.cfg_options)
+    loader = runner.test_dataloader
+    batches = [model.data_preprocessor(data, False)['inputs'].cpu()
+               for data in islice(loader, -(-args.num_images // loader.batch_size))]
+    check(only_part(model).snn.cpu(), torch.cat(batches)[:args.num_images], args.format, args.double)
