@@ -149,7 +149,7 @@ def complete(demo: Demo, jobs: list[Job], workers: int, pictures: dict[Job, Path
 def table(rows: list[dict]) -> str:
     """Lay out rows as Table 4 of the paper, with the share of the ANN's mAP that is kept."""
     found = {key_of(row): row['bbox_mAP'] for row in rows}
-    time_steps = sorted({steps for *_, steps in found} - {None})
+    time_steps = sorted({steps for *_, steps in found if steps is not None})
     lines = ['| Method | ' + ' | '.join(f'T = {steps}' for steps in time_steps) + ' |',
              '|---|' + '---|' * len(time_steps)]
     for detector in DETECTORS:
