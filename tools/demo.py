@@ -50,8 +50,11 @@ def main() -> None:
             (work_dir / name).unlink(missing_ok=True)
     prepare(args.data)
     if args.tour:
-        tour(demo, args.workers, args.minutes)
-        print('The whole table, about half an hour more: make table')
+        try:
+            tour(demo, args.workers, args.minutes)
+        except RuntimeError as error:
+            sys.exit(str(error))
+        print('\nThe whole table, which takes longer: make table')
         return
     rows, _ = complete(demo, jobs_of(args.detectors, args.pipelines, args.time_steps), args.workers)
     print(f'\n{write_table(demo, rows)}\n\nsaved {work_dir / "table.json"}, {work_dir / "table.md"} and '

@@ -76,6 +76,8 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
     from mmengine.config import Config
     from mmengine.runner import Runner
 
+    from .runs import test
+
     if deadline is not None and time.time() > deadline:
         return None
     detector, pipeline, time_steps = job
@@ -93,7 +95,7 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
     try:
         with open(os.devnull, 'w') as quiet, contextlib.redirect_stdout(quiet):
             runner = Runner.from_cfg(cfg)
-            metrics = runner.test()
+            metrics = test(runner)
             row = dict(detector=detector, pipeline=pipeline, time_steps=time_steps,
                        bbox_mAP=metrics['coco/bbox_mAP'], seconds=round(time.time() - started, 1))
             if picture is not None:
