@@ -3,10 +3,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from torch import nn
 
 SCORE = .3  # detections with at least this score are drawn
+WIDTH = 480  # pixels that a picture has at least when detections are drawn: text has a fixed size
 
 
 def draw_comparison(model: nn.Module, cfg: Config, classes: Sequence[str], image: str | Path, path: str | Path,
@@ -44,14 +46,27 @@ def draw_comparison(model: nn.Module, cfg: Config, classes: Sequence[str], image
         for part in parts:
             part.runs_as = 'snn'
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    plot_pictures({'': pictures}, path)
+    plot_pictures({'': pictures}, path, width=5)
     return counts
 
 
 def draw_detections(image: np.ndarray, prediction, classes: Sequence[str], score: float) -> np.ndarray:
-    """Draw the detections of a ``DetDataSample`` that have at least a score onto an RGB image, (H, W, 3) uint8."""
+    """Draw the detections of a ``DetDataSample`` that have at least a score onto an RGB image, (H, W, 3) uint8.
+
+    Small images are enlarged, so that the text leaves something of them to be seen.
+    """
+    import mmcv
+    from mmdet.structures import DetDataSample
     from mmdet.visualization import DetLocalVisualizer
+    from mmengine.structures import InstanceData
+    found = prediction.pred_instances.cpu()
+    if 'masks' not in found and image.shape[1] < WIDTH:
+        scale = WIDTH / image.shape[1]
+        image = mmcv.imrescale(image, scale, interpolation='bicubic')
+        boxes = (found.bboxes * scale).clamp(min=0).minimum(torch.tensor([image.shape[1], image.shape[0]] * 2) - 1)
+        found = InstanceData(bboxes=boxes, labels=found.labels, scores=found.scores)
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = dict(classes=tuple(classes))
-    visualizer.add_datasample('image', image, prediction, draw_gt=False, pred_score_thr=score)
+    visualizer.add_datasample('image', image, DetDataSample(pred_instances=found), draw_gt=False,
+                              pred_score_thr=score)
     return visualizer.get_image()
