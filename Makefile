@@ -1,9 +1,12 @@
 # All commands build .venv first (tools/setup_env.sh): minutes the first time, under a second afterwards.
 PYTHON_VENV = .venv/bin/python
 
-.PHONY: demo test docs env clean
+.PHONY: demo table test docs env clean
 
 demo: env
+	$(PYTHON_VENV) tools/demo.py --tour
+
+table: env
 	$(PYTHON_VENV) tools/demo.py
 
 test: env

@@ -30,7 +30,7 @@ find_python() {
 python=$(find_python) || die "Python >= 3.10 was not found (looked for \$PYTHON, python3, python3.10 to 3.13). Install it, or name it: PYTHON=/path/to/python3.11 make demo"
 
 # What the finished environment was made from; any change makes this script run again.
-stamp=$({ cat "$requirements" setup.py "$0"; "$python" -VV; pwd; } | sha256sum | cut -c1-16)
+stamp=$({ cat "$requirements" setup.py "$0" tools/compile_operator.sh; "$python" -VV; pwd; } | sha256sum | cut -c1-16)
 if [ -f "$venv/.mmsnn-$stamp" ]; then
     exit 0
 fi
@@ -64,41 +64,45 @@ pip install $quiet "${torch[@]}" 'setuptools<81' wheel ninja psutil
 mmcv=$(pinned 'mmcv|onedl-mmcv')
 abi=$("$venv/bin/python" -c 'import sys, torch, platform; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}-{platform.machine()}")')
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmsnn/${mmcv/==/-}-$abi
+job=
 if compgen -G "$wheels/*.whl" >/dev/null; then
     say "2/4 mmcv ops: using the wheel compiled before ($wheels)"
 else
-    say "2/4 mmcv ops: compiling, about 10 minutes on 2 cores, once per machine (log: $venv/mmcv-build.log)"
-    # mmcv asks for -std=c++17, torch's headers need C++20, and the last -std on the command line wins.
-    mkdir -p "$venv/compiler" "$wheels"
-    for tool in gcc g++; do
-        [ $tool = g++ ] && real=$compiler extra=-std=c++20 || { real=${CC:-gcc}; extra=; }
-        # ninja compiles .cpp with $CXX; distutils links with $CC, whose last -std is ignored for objects.
-        printf '#!/bin/sh\nexec %s "$@" %s\n' "$real" "$extra" >"$venv/compiler/$tool"
-        chmod +x "$venv/compiler/$tool"
-    done
+    say "2/4 mmcv ops: compiling, a few minutes on 2 cores, once per machine (log: $venv/mmcv-build.log)"
+    mkdir -p "$wheels"
     build=$(mktemp -d "$wheels/build.XXXXXX")
-    trap 'rm -rf "$build"' EXIT
-    CC=$PWD/$venv/compiler/g++ CXX=$PWD/$venv/compiler/g++ MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
-        pip wheel -v --no-build-isolation --no-deps --wheel-dir "$build" "$mmcv" >"$venv/mmcv-build.log" 2>&1 &
+    # The compiler runs beside the downloads of the next step, in a process group that ends with this script.
+    trap '[ -z "$job" ] || kill -- "-$job" 2>/dev/null || true; rm -rf "$build"' EXIT
+    set -m
+    REAL_CXX=$compiler HEADERS=$build CC=$PWD/tools/compile_operator.sh CXX=$PWD/tools/compile_operator.sh \
+        MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
+        pip wheel -v --no-build-isolation --no-deps --wheel-dir "$build" "$mmcv" >"$venv/mmcv-build.log" 2>&1 </dev/null &
     job=$!
-    while kill -0 $job 2>/dev/null; do
-        sleep 5
-        progress=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$venv/mmcv-build.log" | tail -n 1 || true)
-        [ -n "$progress" ] && [ "$progress" != "${shown:-}" ] && printf '[setup]     compiled %s\n' "$progress"
-        shown=$progress
-    done
-    wait $job || { tail -n 30 "$venv/mmcv-build.log" >&2; die "compiling mmcv failed; the whole log is in $(pwd)/$venv/mmcv-build.log"; }
-    mv "$build"/*.whl "$wheels"/
+    set +m
 fi
 
 say "3/4 mmengine, mmdetection, mmpretrain and tools"
-pip install --quiet --no-deps "$wheels"/*.whl
-pip install $quiet --no-build-isolation -r "$requirements"
+grep -vE '^(onedl-)?mmcv==' "$requirements" >"$venv/others.txt"
+pip install $quiet --no-build-isolation -r "$venv/others.txt"
 # It reads the NIR files of the tests, where Python is new enough for it. Its requirements (torchaudio, tensorboard ...)
 # serve other parts of it; those of this part are in requirements.txt.
 if [ "$requirements" = requirements.txt ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     pip install --quiet --no-deps spikingjelly==2.0.0
 fi
+
+if [ -n "$job" ]; then
+    while kill -0 "$job" 2>/dev/null; do
+        progress=$(grep -oE '^ *\[[0-9]+/[0-9]+\]' "$venv/mmcv-build.log" | tail -n 1 || true)
+        [ -z "$progress" ] || [ "$progress" = "${shown:-}" ] || say "    mmcv ops: compiled $progress"
+        shown=$progress
+        sleep 5
+    done
+    wait "$job" || { job=; tail -n 30 "$venv/mmcv-build.log" >&2; die "compiling mmcv failed; the whole log is in $(pwd)/$venv/mmcv-build.log"; }
+    job=
+    mv "$build"/*.whl "$wheels"/
+fi
+pip install --quiet --no-deps "$wheels"/*.whl
+pip install --quiet --no-build-isolation -r "$requirements"  # what mmcv itself asks for
 
 say "4/4 mmsnn itself (editable)"
 pip install --quiet --no-build-isolation --no-deps -e .

@@ -175,19 +175,20 @@ def plot_energy(bars: Mapping[str, Mapping[str, float]], path: str | Path) -> No
     plt.close(figure)
 
 
-def plot_pictures(rows: Mapping[str, Mapping[str, np.ndarray]], path: str | Path) -> None:
+def plot_pictures(rows: Mapping[str, Mapping[str, np.ndarray]], path: str | Path, width: float = 2.6) -> None:
     """Draw pictures in a grid.
 
     Args:
         rows: title of a row -> title of a column -> RGB picture, (H, W, 3) uint8.
         path: image file to write.
+        width: of a picture, in inches of 110 pixels.
     """
     plt = pyplot()
     columns = list(dict.fromkeys(column for pictures in rows.values() for column in pictures))
     ratio = sum(p.shape[0] / p.shape[1] for pictures in rows.values() for p in pictures.values())
     ratio /= sum(map(len, rows.values()))
     figure, axes = plt.subplots(len(rows), len(columns), squeeze=False, layout='constrained',
-                                figsize=(2.6 * len(columns), (2.6 * ratio + .1) * len(rows) + .3))
+                                figsize=(width * len(columns), (width * ratio + .1) * len(rows) + .3))
     for axis, column in zip(axes[0], columns):
         axis.set_title(column, fontsize='medium')
     for line, (row, pictures) in zip(axes, rows.items()):

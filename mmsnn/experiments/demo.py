@@ -1,0 +1,233 @@
+"""The detectors of this repository, ANN against spiking network: a table [Table 4], a first picture, a page."""
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files import save_json
+from .jobs import run_jobs
+
+DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
+METHODS = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP', 'signed': 'Signed bursts'}
+TIME_STEPS = 8, 16, 32, 64
+SCENE = 3  # test image of the first picture
+# The tour's share of Table 4, the best value for the time first, and how much of its time the table may take.
+TOUR_PIPELINES = 'signed', 'none', 'light', 'advanced'
+TOUR_TIME_STEPS = 4, 8
+TABLE_SHARE = .6
+PAGE_PIPELINES = 'none', 'signed'
+
+Job = tuple[str, str, int | None]  # detector, pipeline or 'ann', time steps
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where things are.
+
+    Args:
+        root: the repository, which must be the working directory: configs name their data relative to it.
+        data: the data set's name among the configs.
+        work_dir: gets ``table.json``, ``table.md``, ``map.png``, and from the tour ``picture.png`` and ``page/``.
+    """
+
+    root: Path
+    data: str
+    work_dir: Path
+
+    def config(self, detector: str, pipeline: str) -> Path:
+        spiking = '' if pipeline == 'ann' else f'_snn-{pipeline}'
+        return self.root / 'configs' / self.data / f'{DETECTORS[detector]}{spiking}_{self.data}.py'
+
+    def checkpoint(self, detector: str) -> Path:
+        return self.root / 'checkpoints' / f'{DETECTORS[detector]}_{self.data}.pth'
+
+    def stored(self) -> list[dict]:
+        """The rows that are finished."""
+        path = self.work_dir / 'table.json'
+        return json.loads(path.read_text()) if path.is_file() else []
+
+
+def jobs_of(detectors, pipelines, time_steps) -> list[Job]:
+    """The ANNs, then every pipeline of every detector, few time steps first."""
+    return [(detector, 'ann', None) for detector in detectors] + [
+        (detector, pipeline, steps) for steps in time_steps for pipeline in pipelines for detector in detectors]
+
+
+def key_of(row: dict) -> Job:
+    return row['detector'], row['pipeline'], row['time_steps']
+
+
+def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float | None = None) -> dict | None:
+    """Test one detector as ``tools/test.py`` does: mmengine's runner, CalibrationHook, CocoMetric.
+
+    Args:
+        demo: where things are.
+        job: what to test.
+        picture: gets what ANN and SNN detect on one test image.
+        deadline: time after which it is too late to start.
+
+    Returns:
+        The row of the table, or None if it was too late.
+    """
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    from .runs import test
+
+    if deadline is not None and time.time() > deadline:
+        return None
+    detector, pipeline, time_steps = job
+    cfg = Config.fromfile(demo.config(detector, pipeline))
+    cfg.load_from = str(demo.checkpoint(detector))
+    cfg.work_dir = str(demo.work_dir / f'{DETECTORS[detector]}_{pipeline}_{time_steps}')
+    cfg.log_level = 'ERROR'
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    if time_steps is not None:
+        cfg.model.backbone.time_steps = time_steps
+        cfg.custom_hooks[0].progress = False
+    started = time.time()
+    print(f'        {describe(job)}: started', flush=True)
+    logging.disable(logging.WARNING)  # what several runs print at once would bury the table
+    try:
+        with open(os.devnull, 'w') as quiet, contextlib.redirect_stdout(quiet):
+            runner = Runner.from_cfg(cfg)
+            metrics = test(runner)
+            row = dict(detector=detector, pipeline=pipeline, time_steps=time_steps,
+                       bbox_mAP=metrics['coco/bbox_mAP'], seconds=round(time.time() - started, 1))
+            if picture is not None:
+                from .comparison import draw_comparison
+                dataset = runner.test_dataloader.dataset
+                image = dataset.get_data_info(min(SCENE, len(dataset) - 1))['img_path']
+                row['detections'] = draw_comparison(runner.model, cfg, dataset.metainfo['classes'], image, picture)
+    finally:
+        logging.disable(logging.NOTSET)
+    return row
+
+
+def describe(job: Job) -> str:
+    detector, pipeline, steps = job
+    return f'{detector}, ANN' if pipeline == 'ann' else f'{detector}, {pipeline}, T = {steps}'
+
+
+def complete(demo: Demo, jobs: list[Job], workers: int, pictures: dict[Job, Path] | None = None,
+             deadline: float | None = None) -> tuple[list[dict], int]:
+    """Compute the rows that are not stored yet, and store each as it is finished.
+
+    Args:
+        demo: where things are.
+        jobs: what the table is to have.
+        workers: rows at the same time.
+        pictures: what rows are to draw; a row whose picture is missing is computed again.
+        deadline: no row is started after this time.
+
+    Returns:
+        All stored rows, and how many of the jobs are still missing.
+    """
+    pictures, rows = pictures or {}, {key_of(row): row for row in demo.stored()}
+    todo = [job for job in jobs if job not in rows or (job in pictures and not pictures[job].is_file())]
+    workers = max(1, min(workers, len(todo)))
+    print(f'{len(todo)} of {len(jobs)} rows to compute, {workers} at a time; calibration images and weight iterations '
+          f'are those of configs/{demo.data} (the paper uses more: 128 images, 5,000 iterations)', flush=True)
+    started, late = time.time(), 0
+    arguments = [(demo, job, pictures.get(job), deadline) for job in todo]
+    for count, row in enumerate(run_jobs(evaluate, arguments, workers), 1):
+        if row is None:
+            late += 1
+            continue
+        rows[key_of(row)] = row
+        save_json(list(rows.values()), demo.work_dir / 'table.json')
+        print(f'[{count:2}/{len(todo)}] {describe(key_of(row)):<34} mAP {row["bbox_mAP"]:.3f}   '
+              f'({row["seconds"]:.0f} s; {time.time() - started:.0f} s so far)', flush=True)
+        if key_of(row) in pictures:
+            found = ', '.join(f'{title}: {number}' for title, number in row['detections'].items())
+            print(f'        picture: {pictures[key_of(row)]} (detections: {found})', flush=True)
+    return list(rows.values()), late
+
+
+def table(rows: list[dict]) -> str:
+    """Lay out rows as Table 4 of the paper, with the share of the ANN's mAP that is kept."""
+    found = {key_of(row): row['bbox_mAP'] for row in rows}
+    time_steps = sorted({steps for *_, steps in found if steps is not None})
+    lines = ['| Method | ' + ' | '.join(f'T = {steps}' for steps in time_steps) + ' |',
+             '|---|' + '---|' * len(time_steps)]
+    for detector in DETECTORS:
+        ann = found.get((detector, 'ann', None))
+        if ann is None:
+            continue
+        lines.append(f'| **{detector}** (ANN mAP: {ann:.3f}) |' + ' |' * len(time_steps))
+        for pipeline, name in METHODS.items():
+            scores = [found.get((detector, pipeline, steps)) for steps in time_steps]
+            cells = ['' if s is None else f'{s:.3f} ({s / max(ann, 1e-9):.1%})' for s in scores]
+            if any(cells):
+                lines.append(f'| {name} (`{pipeline}`) | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def write_table(demo: Demo, rows: list[dict]) -> str:
+    """Write ``table.md`` and the figure ``map.png``; return the table."""
+    from ..analysis.plots import plot_against_time_steps
+    curves = {detector: {pipeline: points for pipeline in METHODS if (points := [
+        (row['time_steps'], row['bbox_mAP']) for row in rows
+        if row['detector'] == detector and row['pipeline'] == pipeline])} for detector in DETECTORS}
+    curves = {detector: methods for detector, methods in curves.items() if methods}
+    references = {row['detector']: row['bbox_mAP'] for row in rows if row['pipeline'] == 'ann'}
+    if curves:
+        plot_against_time_steps(curves, references, demo.work_dir / 'map.png', 'COCO bbox mAP')
+    text = table(rows)
+    (demo.work_dir / 'table.md').write_text(text + '\n')
+    return text
+
+
+def make_page(demo: Demo, detector: str, time_steps: tuple[int, ...], images: int) -> Path:
+    """Let ``tools/report.py`` write a page about a detector, with predictions on some test images.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    out = demo.work_dir / 'page'
+    out.mkdir(parents=True, exist_ok=True)
+    # Relative paths where possible: the page shows them.
+    config, checkpoint = (os.path.relpath(path) for path in (demo.config(detector, 'light'), demo.checkpoint(detector)))
+    command = [sys.executable, str(demo.root / 'tools' / 'report.py'), config, checkpoint,
+               '--pipelines', *PAGE_PIPELINES, '--time-steps', *map(str, time_steps),
+               '--test-images', str(images), '--out', str(out)]
+    # Its bars are for terminals; elsewhere the lines that it prints for every run have to do.
+    log = out / 'errors.log'
+    with contextlib.nullcontext() if sys.stderr.isatty() else open(log, 'w') as errors:
+        status = subprocess.run(command, stderr=errors).returncode
+    if status:
+        lines = log.read_text().splitlines()[-5:] if errors else []
+        raise RuntimeError('\n'.join([f'the page was not made: {" ".join(command)} failed', *lines]))
+    return out / 'index.html'
+
+
+def tour(demo: Demo, workers: int, minutes: float = 10., detectors=tuple(DETECTORS), pipelines=TOUR_PIPELINES,
+         time_steps=TOUR_TIME_STEPS, page_images: int = 12) -> None:
+    """Show a first picture, a part of the table, and a page, within a time that ordinary machines keep.
+
+    What is finished is kept, so that another run goes on where this one was ended.
+
+    Args:
+        demo: where things are.
+        workers: rows at the same time.
+        minutes: after most of this time no further row is started.
+        detectors, pipelines, time_steps: what the table is to have; the first of each are in the picture and the page.
+        page_images: test images of the page.
+    """
+    jobs = jobs_of(detectors, pipelines, time_steps)
+    picture = demo.work_dir / 'picture.png'
+    pictures = {(detectors[0], pipelines[0], time_steps[0]): picture}
+    rows, late = complete(demo, jobs, workers, pictures, time.time() + 60 * minutes * TABLE_SHARE)
+    text = write_table(demo, rows)
+    print(f'\n{text}\n', flush=True)
+    if late:
+        print(f'{late} rows were not begun, to end in time; another run continues with them\n', flush=True)
+    print(f'the page: {detectors[0]} on {page_images} test images', flush=True)
+    page = make_page(demo, detectors[0], time_steps, page_images)
+    print(f'\npicture  {picture}\ntable    {demo.work_dir / "table.md"} (figure: {demo.work_dir / "map.png"})\n'
+          f'page     {page}', flush=True)
