@@ -1,33 +1,13 @@
 """Fold batch normalisation into the layer before it, and move the pooling of a stem before its neurons."""
-import operator
-from collections.abc import Callable
-from typing import Any
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-
-from ..neurons.integrate_and_fire import IFNeuron
-from ..simulation.operations import is_max_pool, module_of, reads_shape, relu_ceiling, replace_module
+from ..simulation.operations import CONVOLUTIONS, computes_as, is_max_pool, module_of
+from ..simulation.rectifiers import relu_ceiling, varying_nodes
 
 
-def _batch_norm_as_module(network: fx.GraphModule, node: fx.Node) -> None:
-    """Turn ``F.batch_norm`` on a module's own tensors (as in timm) into a module, which folding can deal with."""
-    names = ('input', 'running_mean', 'running_var', 'weight', 'bias', 'training', 'momentum', 'eps')
-    arguments: dict[str, Any] = dict(zip(names, node.args)) | node.kwargs
-    tensors = [arguments.get(name) for name in names[1:5]]
-    if any(isinstance(tensor, fx.Node) and tensor.op != 'get_attr' for tensor in tensors) or None in tensors[:2]:
-        return
-    values: list[Any] = [None if tensor is None else operator.attrgetter(tensor.target)(network) for tensor in tensors]
-    mean, variance, weight, bias = values
-    norm = nn.BatchNorm2d(len(mean), eps=arguments.get('eps', 1e-5), affine=False).eval()
-    norm.running_mean, norm.running_var, norm.weight, norm.bias = mean, variance, weight, bias
-    name = f'{node.name}_as_module'
-    network.add_module(name, norm)
-    with network.graph.inserting_after(node):
-        node.replace_all_uses_with(network.graph.call_module(name, (arguments['input'],)))
-    network.graph.erase_node(node)
-
-
+@torch.no_grad()
 def fold_batch_norm(network: fx.GraphModule) -> None:
     """Fold every batch normalisation into the convolution or linear layer whose only user it is [Eq. 25].
 
@@ -35,27 +15,52 @@ def fold_batch_norm(network: fx.GraphModule) -> None:
     elsewhere stays: in evaluation mode it is affine, so applying it at each step is exact.
     """
     calls = [node.target for node in network.graph.nodes if node.op == 'call_module']
+    read = [str(node.target) for node in network.graph.nodes if node.op == 'get_attr']
     for node in list(network.graph.nodes):
         norm, layer_node = module_of(node), node.args[0] if node.args else None
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not isinstance(layer_node, fx.Node):
             continue
         layer = module_of(layer_node)
-        if (norm.running_mean is None or not isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
-                or len(layer_node.users) > 1 or calls.count(layer_node.target) > 1):
+        shared = len(layer_node.users) > 1 or calls.count(layer_node.target) > 1 or any(
+            name.startswith(f'{layer_node.target}.') for name in read)
+        if layer is None or shared or 'untraceable' in layer_node.meta or not _can_fold(layer, norm):
             continue
-        fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        replace_module(network, str(layer_node.target), fuse(layer, _with_affine(norm)))
+        fold_into(layer, norm)
         node.replace_all_uses_with(layer_node)
         network.graph.erase_node(node)
 
 
-def _with_affine(norm: nn.Module) -> nn.Module:
-    """Give a batch normalisation without scale and shift (``affine=False``) the neutral ones that fusing expects."""
-    if norm.weight is None:
-        norm.weight = nn.Parameter(norm.running_var.new_ones(norm.num_features))
-    if norm.bias is None:
-        norm.bias = nn.Parameter(norm.running_mean.new_zeros(norm.num_features))
-    return norm
+def _can_fold(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """True for plain layers and running statistics, where nothing else happens when either is called."""
+    hooks = [hooks for module in (layer, norm) for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+    return (computes_as(layer, (nn.Linear, *CONVOLUTIONS)) and isinstance(layer.weight, nn.Parameter)
+            and norm.running_mean is not None and norm.running_var is not None and not any(hooks))
+
+
+def fold_into(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Scale and shift a convolution or linear layer, in place, as a batch normalisation behind it does."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    scale = torch.ones_like(variance) if norm.weight is None else norm.weight
+    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    if isinstance(layer, nn.Linear):
+        bias = torch.zeros_like(mean) if bias is None else bias
+        folded = fuse_linear_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
+        layer.weight, layer.bias = map(_constant, folded)  # type: ignore[assignment]
+        return
+    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    if transposed:  # (C_in, C_out / groups, ...) to (C_out, C_in / groups, ...)
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
+    if transposed:
+        weight = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
+    layer.weight, layer.bias = _constant(weight), _constant(bias)  # type: ignore[assignment]
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach(), requires_grad=False)
 
 
 def pool_before_static_relu(network: fx.GraphModule) -> None:
@@ -70,16 +75,6 @@ def pool_before_static_relu(network: fx.GraphModule) -> None:
         pool.replace_all_uses_with(relu)
         pool.append(relu)  # moves the node
         relu.update_arg(0, pool)
-
-
-def varying_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes whose value will vary in time: all that lie behind a ReLU call site or a neuron."""
-    varies: set[fx.Node] = set()
-    for node in graph.nodes:
-        starts = relu_ceiling(node) is not None or isinstance(module_of(node), IFNeuron)
-        if starts or (not reads_shape(node) and varies.intersection(node.all_input_nodes)):
-            varies.add(node)
-    return varies
 
 
 def qualified_names(node: fx.Node) -> list[str]:

@@ -6,8 +6,12 @@ from torch import fx, nn
 
 from ..neurons.integrate_and_fire import IFNeuron
 from ..simulation.network import SpikingNetwork
-from ..simulation.operations import is_affine, is_max_pool, module_of, relu_ceiling
-from .folding import fold_batch_norm, pool_before_static_relu, qualified_names, varying_nodes
+from ..simulation.operations import is_max_pool, objection, source_of
+from ..simulation.rectifiers import relu_ceiling, varying_nodes
+from .constants import drop_unused, fold_constants
+from .folding import fold_batch_norm, pool_before_static_relu, qualified_names
+from .layers import layers_from_functions
+from .spelling import spell_rectifiers
 from .tracing import ConversionError, trace
 
 
@@ -45,12 +49,15 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
         ValueError: a wrong ``time_steps``, ``readout`` or ``delay``, or a pattern that matches nothing.
     """
     network = trace(ann)
+    fold_constants(network)
+    layers_from_functions(network)
     fold_batch_norm(network)
+    spell_rectifiers(network)
     pool_before_static_relu(network)
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     place_neurons(network, include, exclude)
     network.graph.eliminate_dead_code()
-    network.delete_all_unused_submodules()
+    drop_unused(network)
     network.graph.lint()
     network.recompile()
     return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps, delay=delay, dtype=dtype,
@@ -58,32 +65,41 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
 
 
 def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str]) -> None:
-    """Replace the selected ReLU call sites by neurons; refuse what is neither affine, excluded nor a max pooling."""
+    """Replace the selected ReLU call sites by neurons; refuse what is neither affine, excluded nor a max pooling.
+
+    What is computed from the input alone does not vary in time, and may be anything; but where nothing at all spikes
+    it is refused as well.
+    """
     graph = network.graph
     neurons = nn.Module()
     network.add_module('neurons', neurons)
     varies = varying_nodes(graph)
-    unsupported, unmatched = [], set(include) | set(exclude)
+    unsupported: list[str] = []
+    static: list[str] = []
+    unmatched = set(include) | set(exclude)
+    dtype = next((value.dtype for value in network.parameters() if value.is_floating_point()), None)
     for node in list(graph.nodes):
         names = qualified_names(node)
         matched = {p for p in unmatched | set(include) | set(exclude) if any(fnmatch(name, p) for name in names)}
         ceiling = relu_ceiling(node)
-        nonlinear = ceiling is not None or not (is_affine(node, varies) or is_max_pool(node))
-        if not nonlinear:
+        problem = None if ceiling is not None or is_max_pool(node) else objection(node, varies)
+        if ceiling is None and problem is None:
             continue
         unmatched -= matched
         if matched.intersection(exclude) or not matched.intersection(include):
             continue
         if ceiling is None:
-            unsupported.append(f'  {names[0]}: {_describe(node)}')
+            (unsupported if node in varies else static).append(f'  {names[0]}: {problem}')
             continue
         name = node.name
-        neurons.add_module(name, IFNeuron(ceiling))
+        neurons.add_module(name, IFNeuron(ceiling).to(dtype))
         with graph.inserting_after(node):
-            neuron = graph.call_module(f'neurons.{name}', (node.args[0] if node.args else node.kwargs['input'],))
+            neuron = graph.call_module(f'neurons.{name}', (source_of(node),))
         varies.add(neuron)
         node.replace_all_uses_with(neuron)
         graph.erase_node(node)
+    if not len(neurons._modules):
+        unsupported += static
     if unsupported:
         raise ConversionError(
             'these operations are neither affine nor ReLU and have no spiking counterpart:\n'
@@ -91,11 +107,3 @@ def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str
             + '\nReplace them in the ANN, or leave them analog with exclude=[...] (patterns like "layer4.*").')
     if unmatched - {'*'}:
         raise ValueError(f'include/exclude patterns that match no nonlinear call site: {sorted(unmatched)}')
-
-
-def _describe(node: fx.Node) -> str:
-    if 'untraceable' in node.meta:
-        return f'{type(module_of(node)).__name__}, cannot be traced ({node.meta["untraceable"]})'
-    if node.op == 'call_module':
-        return type(module_of(node)).__name__
-    return f'{getattr(node.target, "__name__", node.target)}()'
