@@ -2,6 +2,7 @@
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
+import torch
 from torch import fx, nn
 
 from ..neurons.integrate_and_fire import IFNeuron
@@ -48,6 +49,9 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
         ConversionError: operations that are neither affine nor ReLU, each named with its type.
         ValueError: a wrong ``time_steps``, ``readout`` or ``delay``, or a pattern that matches nothing.
     """
+    if (compile or dtype != 'float32') and any(value.dtype == torch.float64 for value in ann.parameters()):
+        raise ConversionError("a float64 network is simulated in float64, without compile=True or dtype='bfloat16': "
+                              'convert a float32 copy, model.float()')
     network = trace(ann)
     fold_constants(network)
     layers_from_functions(network)
