@@ -162,7 +162,7 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
         time_steps: T.
     """
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
-    threshold = threshold / pipeline.max_rate
+    threshold = (threshold / pipeline.max_rate).to(neuron.threshold.dtype)  # that of the ANN
     neuron.threshold = threshold
     neuron.bias = threshold / (2 * time_steps) if pipeline.shift == 'bias' else torch.zeros_like(threshold)
     neuron.initial_potential = threshold / 2 if pipeline.shift == 'potential' else torch.zeros_like(threshold)
