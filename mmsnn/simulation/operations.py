@@ -73,7 +73,8 @@ AFFINE_OPERATIONS: dict[str, Affine] = dict.fromkeys((
     'addbmm': Affine('input batch1 | input batch2'), 'addcmul': Affine('input tensor1 | input tensor2'),
     'addcdiv': Affine('input tensor1'), 'lerp': Affine('input end | weight'), 'masked_fill': Affine('input value')}
 AFFINE_FUNCTIONS: dict[object, Affine] = {
-    getattr(torch, name): rule for name, rule in AFFINE_OPERATIONS.items() if hasattr(torch, name)} | dict.fromkeys((
+    getattr(torch, name): rule for name, rule in AFFINE_OPERATIONS.items()
+    if callable(getattr(torch, name, None))} | dict.fromkeys((
         torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack, torch.dstack,
     ), Affine('tensors')) | dict.fromkeys((
         F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
