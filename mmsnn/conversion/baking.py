@@ -29,8 +29,7 @@ def bake_weights(network: nn.Module) -> None:
     """
     for module in network.modules():
         if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _bake_parametrizations(module)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 remove_weight_norm(module, hook.name)
@@ -38,3 +37,13 @@ def bake_weights(network: nn.Module) -> None:
                 remove_spectral_norm(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
+
+
+def _bake_parametrizations(module: nn.Module) -> None:
+    # Not by parametrize.remove_parametrizations: it changes the class, which copies of the module share.
+    values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
+    kind = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    module.__class__ = kind
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
