@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..simulation.network import SpikingNetwork, neuron_name
-from ..simulation.operations import NORMS, module_of, reads_shape
+from ..simulation.operations import NORMS, module_of, reads_shape, source_of
 from ..simulation.plan import Env, is_neuron
 from ..simulation.rectifiers import varying_nodes
 
@@ -22,6 +22,11 @@ from ..simulation.rectifiers import varying_nodes
 PRODUCTS = {operator.matmul, torch.matmul, 'matmul', torch.mm, 'mm', torch.bmm, 'bmm', torch.addmm, 'addmm',
             torch.baddbmm, 'baddbmm', torch.addbmm, 'addbmm', torch.einsum, torch.tensordot, F.bilinear, F.linear,
             F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
+# They make several elements of one, or add elements that are not connected to any neuron.
+GROWING = (nn.Upsample, *(getattr(nn, f'{kind}{dimensions}d') for dimensions in (1, 2, 3) for kind in (
+    'ZeroPad', 'ConstantPad', 'CircularPad', 'ReflectionPad', 'ReplicationPad')))
+GROWING_FUNCTIONS = {F.pad, F.interpolate, torch.repeat_interleave, torch.tile, 'repeat', 'expand', 'expand_as',
+                     'repeat_interleave', 'tile'}
 Weighted: TypeAlias = nn.Linear | nn.modules.conv._ConvNd  # layers whose outputs are connected to their inputs
 
 
@@ -129,9 +134,16 @@ class _Connectome(fx.Interpreter):
         self.varies = varying_nodes(network.graph)
         self.fan_out: dict[str, float] = {}
         self.neurons: dict[str, int] = {}
+        self.sizes: dict[fx.Node, int] = {}
         self.analog = self.total = 0
 
     def run_node(self, n: fx.Node) -> Any:
+        result = self._run(n)
+        if isinstance(result, Tensor):
+            self.sizes[n] = result.numel()
+        return result
+
+    def _run(self, n: fx.Node) -> Any:
         if is_neuron(n):
             result = super().run_node(n)
             self.neurons[neuron_name(n)] = result.numel()
@@ -151,8 +163,8 @@ class _Connectome(fx.Interpreter):
         self.total += macs
         if n not in self.varies:
             self.analog += macs
-        for source in feeding_neurons(incoming, self.varies):
-            self.fan_out[neuron_name(source)] += macs / given.numel()
+        for source, copies in feeding_neurons(incoming, self.varies, self.sizes).items():
+            self.fan_out[neuron_name(source)] += macs / given.numel() * copies
         return result
 
 
@@ -181,19 +193,32 @@ def connections(module: Weighted, incoming: Tensor, outgoing: Tensor) -> int:
     return outgoing.numel() * module.weight[0].numel()
 
 
-def feeding_neurons(node: fx.Node, varies: set[fx.Node]) -> set[fx.Node]:
-    """The layers of neurons whose spikes reach a node through nothing but operations that connect no others."""
-    found, stack, seen = set(), [node], set()
+def feeding_neurons(node: fx.Node, varies: set[fx.Node], sizes: dict[fx.Node, int]) -> dict[fx.Node, float]:
+    """The layers of neurons whose spikes reach a node through nothing but operations that connect no others.
+
+    Args:
+        node: what a layer weights.
+        varies: see :func:`weighted_input`.
+        sizes: the number of elements of each value.
+
+    Returns:
+        For each layer how many elements of the node's value there are for one of its own, where padding or upsampling
+        made more of them: padding counts as in a convolution, whose connections to zeros are counted too.
+    """
+    found: dict[fx.Node, float] = {}
+    stack, seen = [(node, 1.)], set()
     while stack:
-        current = stack.pop()
+        current, copies = stack.pop()
         if current in seen:
             continue
         seen.add(current)
         if is_neuron(current):
-            found.add(current)
+            found[current] = copies
             continue
         module = module_of(current)
         elementwise = module is None or isinstance(module, NORMS) or not any(True for _ in module.parameters())
         if elementwise and not reads_shape(current) and weighted_input(current, varies) is None:
-            stack.extend(current.all_input_nodes)
+            if isinstance(module, GROWING) or current.target in GROWING_FUNCTIONS:
+                copies *= max(1., sizes[current] / sizes[source_of(current)])
+            stack += [(source, copies) for source in current.all_input_nodes]
     return found
