@@ -14,7 +14,8 @@ from mmpretrain.structures import DataSample
 import mmsnn
 from mmsnn.openmmlab.hooks import calibration_hook, plain_config
 from mmsnn.openmmlab.wrapper import spiking_parts
-from mmsnn.simulation.operations import is_max_pool, module_of, relu_ceiling
+from mmsnn.simulation.operations import is_max_pool, module_of
+from mmsnn.simulation.rectifiers import relu_ceiling
 
 from networks import randomise_norms
 

@@ -123,7 +123,7 @@ def test_everything_that_cannot_be_converted_is_listed_at_once():
             self.branch = Untraceable()
 
         def forward(self, x):
-            x = self.branch(self.act(self.block(x)))
+            x = self.branch(self.act(self.block(F.relu(x))))
             return F.relu(x) * torch.sigmoid(x) * F.relu(-x)
 
     with pytest.raises(mmsnn.ConversionError) as error:

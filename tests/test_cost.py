@@ -1,6 +1,8 @@
 """Spikes and synaptic operations, against counts by hand."""
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import mmsnn
 from mmsnn.analysis.cost import CostCounter
@@ -56,3 +58,95 @@ def test_macs_of_the_ann_agree_with_mmengine(depth):
     # mmengine counts a multiply-accumulate as one and adds batch normalisation, which is folded here.
     reference = get_model_complexity_info(snn.network, inputs=(x,), show_table=False, show_arch=False)['flops']
     assert counter.cost.ann_macs == pytest.approx(reference, rel=.02)
+
+
+class Same(nn.Conv2d):
+    """TensorFlow-like padding: traced into, it becomes a function."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Standardised(nn.ConvTranspose2d):
+    def forward(self, x):
+        return F.conv_transpose2d(x, self.weight - self.weight.mean(), self.bias, self.stride, self.padding)
+
+
+class Mixed(nn.Module):
+    """Matrix products with weights from the image, which stay functions, behind a normalisation that is not folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.norm(F.relu(x).flatten(2)) @ x.flatten(2).mT
+
+
+# Layers behind a ReLU with what each of its neurons is connected to on average, and MACs, for images of one size.
+BY_HAND = {
+    # 6 channels of 5 x 5; stride 2 on the 6 x 6 padded gives 3 x 3 with a kernel of 2: 4 outputs of 2 x 2 x 3 inputs.
+    'padded, strided, grouped': (Same(6, 4, 2, stride=2, groups=2), (6, 5, 5), 3 * 3 * 4 * (2 * 2 * 3)),
+    # Each of 2 x 4 x 4 inputs goes to 3 channels of 3 x 3 positions.
+    'transposed': (Standardised(2, 3, 3, stride=2), (2, 4, 4), 2 * 4 * 4 * 3 * 3 * 3),
+    'transposed, grouped': (nn.ConvTranspose2d(4, 6, 2, groups=2), (4, 3, 3), 4 * 3 * 3 * 3 * 2 * 2),
+    # 5 channels of 2 x 2 x 2, each of 3 channels x 27.
+    'three dimensions': (nn.Conv3d(3, 5, 3), (3, 4, 4, 4), 5 * 8 * 3 * 27),
+    'three dimensions, transposed': (nn.ConvTranspose3d(3, 2, 2), (3, 2, 2, 2), 3 * 8 * 2 * 8),
+    'one dimension': (nn.Conv1d(2, 3, 5), (2, 9), 3 * 5 * 2 * 5),
+    # Each element of 2 x 3 x 3 becomes four, each of which 5 outputs of 6 x 6 read.
+    'upsampled': (nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 5, 1)), (2, 3, 3), 5 * 6 * 6 * 2),
+    'product with the image': (Mixed(), (6, 2, 2), 6 * 6 * 4)}
+
+
+@pytest.mark.parametrize('layer, shape, macs', BY_HAND.values(), ids=BY_HAND)
+def test_functions_and_layers_of_all_dimensions_count_as_by_hand(layer, shape, macs):
+    ann, x = nn.Sequential(nn.Identity() if isinstance(layer, Mixed) else nn.ReLU(), layer), torch.rand(2, *shape)
+    snn = mmsnn.convert(ann, 8)
+    mmsnn.calibrate(snn, [x], 'none', progress=False)
+    with CostCounter(snn) as counter:
+        snn(x)
+    (spikes,), (operations,) = counter.cost.spikes.values(), counter.cost.synaptic_operations.values()
+    assert spikes > 0 and counter.cost.ann_macs == 2 * macs and counter.cost.analog_macs == 0
+    assert operations == pytest.approx(spikes * macs / x[0].numel())
+
+
+def test_pairs_of_images_in_a_batch_are_counted():
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2, bias=False)
+
+        def forward(self, x):
+            left, right = F.relu(self.conv(x)).mean((2, 3)).chunk(2)
+            return self.fc(left - right)
+
+    snn, x = mmsnn.convert(Siamese(), 4, chunk_steps=1), torch.rand(6, 3, 2, 2)
+    mmsnn.calibrate(snn, [x], 'none', progress=False)
+    with CostCounter(snn) as counter:
+        snn(x)
+    assert (counter.cost.images, counter.cost.analog_macs) == (6, 6 * 4 * 4 * 3)
+    assert counter.cost.ann_macs - counter.cost.analog_macs == 3 * 4 * 2
+
+
+def test_metric_counts_subclasses_by_hand():
+    pytest.importorskip('mmengine')
+    from mmsnn.openmmlab.wrapper import SpikingWrapper
+    torch.manual_seed(0)
+    model, x = SpikingWrapper(), torch.rand(3, 3, 5, 5)
+    model.wrap(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), Same(4, 6, 2), nn.ReLU(), Same(6, 2, 2, stride=2)),
+               time_steps=8)
+    model.calibrate([x], 'none', progress=False)
+    metric = mmsnn.SpikeMetric()
+    metric.watch(model)
+    with CostCounter(model.snn) as counter:
+        model.simulate(x)
+    metric.process({}, [])
+    result = metric.evaluate(size=3)
+    # Maps of 5 x 5, padded to 6 x 6, give 5 x 5 with stride 1 and 3 x 3 with stride 2.
+    second, third = 5 * 5 * 6 * 4 * 4, 3 * 3 * 2 * 6 * 4
+    assert result['spike/analog_macs'] == 5 * 5 * 4 * 3
+    assert result['spike/ann_macs'] == 5 * 5 * 4 * 3 + second + third
+    first, last = counter.cost.spikes.values()
+    assert first > 0 and last > 0
+    assert result['spike/synaptic_operations'] == pytest.approx((first * second / 100 + last * third / 150) / 3)

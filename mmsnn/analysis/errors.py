@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
+from ..calibration.batches import Batch, call_with
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import ActivationHistogram, choose_threshold
 from ..simulation.loop import TimeLoop
@@ -15,7 +16,7 @@ QUANTILES = dict(q05=.05, q25=.25, median=.5, q75=.75, q95=.95)  # box and whisk
 
 
 @torch.no_grad()
-def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[Tensor],
+def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[Batch],
                    progress: bool = False) -> dict[str, Tensor]:
     """Relative error of each channel of each layer of neurons, the whole network spiking.
 
@@ -37,7 +38,7 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[T
     simulation, reference = TimeLoop(snn.network, Plan(snn.graph, watched)), Plan(ann.graph, watched.values())
     squares: dict[str, Tensor] = {}  # of errors and of activations, (2, C)
     for batch in tqdm(batches, 'errors', unit='batch', disable=not progress):
-        values = snn.bind(batch)
+        values = call_with(snn.bind, batch)
         given = {node.target: value for node, value in values.items()}
         activations = reference.analog({node: given[node.target] for node in reference.inputs})
         ((_, sums),) = simulation.sums(values, [snn.time_steps], chunk_steps=snn.chunk_steps)

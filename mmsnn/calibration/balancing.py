@@ -9,6 +9,7 @@ from ..distributed import number_of, owner, processes, send
 from ..neurons.model import per_channel
 from ..neurons.thresholds import positive
 from ..simulation.network import SpikingNetwork
+from .batches import call_with, tensors_of
 
 BATCHES = 160
 
@@ -46,12 +47,12 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
     try:
         batches = list(batches)
-        device = batches[0].device
+        device = tensors_of(batches[0])[0].device
         number = number_of(batches, device)
         for step in tqdm(range(count), 'thresholds', unit='batch', disable=not progress):
             process, index = owner(step % number)
             if step == 0 or process == processes()[0]:
-                snn.network(batches[index])  # the first time everywhere, which tells the number of channels
+                call_with(snn.network, batches[index])  # the first time everywhere, which tells the number of channels
             send(thresholds.values(), process)
     finally:
         for handle in handles:

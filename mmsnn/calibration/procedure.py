@@ -12,9 +12,10 @@ from ..neurons.pipelines import Pipeline, make_pipeline
 from ..neurons.thresholds import ActivationHistogram, choose_threshold
 from ..simulation.network import SpikingNetwork
 from .balancing import balanced_thresholds
+from .batches import Batch, call_with, materialise, size_of
 from .corrections import correct_bias, correct_potential, largest_current, measure
 from .store import GIBI, Store
-from .walk import Layer, Sweep, materialise
+from .walk import Layer, Sweep
 from .weights import improve_weights
 
 
@@ -48,16 +49,17 @@ class CalibrationReport(list[LayerReport]):
 
 
 @torch.no_grad()
-def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 'signed', *,
+def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str = 'signed', *,
               histograms: dict[str, ActivationHistogram] | None = None, memory_budget: int = 8 * GIBI,
               progress: bool = True, **options) -> CalibrationReport:
     """Choose the thresholds of a converted network and calibrate it, in place.
 
     Args:
         snn: from :func:`mmsnn.convert`.
-        batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN. Sizes may differ
-            between batches. A gradient step of the weights calibration takes one batch. Where torch.distributed runs
-            several processes, each gives its own share: see :mod:`mmsnn.distributed`.
+        batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN, or of tuples or
+            dictionaries of them for a network of several inputs. Sizes may differ between batches. A gradient step of
+            the weights calibration takes one batch. Where torch.distributed runs several processes, each gives its own
+            share: see :mod:`mmsnn.distributed`.
         pipeline: ``'signed'`` (bursts of spikes that can be taken back; initial potential), the paper's
             ``'none'`` (thresholds only, its Baseline), ``'light'`` (bias) and ``'advanced'`` (initial potential, then
             weights), or another of :data:`mmsnn.PIPELINES`.
@@ -80,15 +82,16 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], pipeline: str = 's
         return _calibrate(snn, batches, pipeline, chosen, histograms, memory_budget, progress)
 
 
-def _calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], name: str, chosen: Pipeline,
+def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen: Pipeline,
                histograms: dict[str, ActivationHistogram] | None, memory_budget: int,
                progress: bool) -> CalibrationReport:
     if snn.settings and snn.settings['weights']:
         raise ValueError('the weights of this network have been calibrated, the ANN is no longer in it: '
                          'convert the ANN again and calibrate the result')
     parameter = next(snn.parameters(), None)
-    batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'))
-    sizes = sorted(set().union(*gather({tuple(batch.shape[2:]) for batch in batches})))
+    batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'),
+                          snn.network)
+    sizes = sorted(set().union(*gather({size_of(batch) for batch in batches})))
     if chosen.potential == 'position' and len(sizes) > 1:
         raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
                          "use potential='channel'")
@@ -123,7 +126,7 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Tensor], name: str, chosen
     return report
 
 
-def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = False) -> dict[str, ActivationHistogram]:
+def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = False) -> dict[str, ActivationHistogram]:
     """Stream the ANN's activations over all batches into a histogram per layer of neurons."""
     histograms: dict[str, ActivationHistogram] = {}
 
@@ -140,7 +143,7 @@ def observe(snn: SpikingNetwork, batches: Iterable[Tensor], progress: bool = Fal
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
     try:
         for batch in tqdm(batches, 'thresholds', disable=not progress, unit='batch'):
-            snn.network(batch)
+            call_with(snn.network, batch)
         agree(None)
     except ValueError as problem:
         agree(problem)
@@ -162,7 +165,7 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
         time_steps: T.
     """
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
-    threshold = threshold / neuron.rule.peak
+    threshold = (threshold / neuron.rule.peak).to(neuron.threshold.dtype)  # that of the ANN
     shift = neuron.rule.half_level(threshold, time_steps)
     neuron.threshold = threshold
     neuron.bias = shift / time_steps if pipeline.shift == 'bias' else torch.zeros_like(threshold)

@@ -5,17 +5,17 @@ of neurons is recomputed from them, and an entry is dropped behind its last read
 the simulation of that layer, not of the network up to it: the whole is linear in depth.
 """
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
 
-from ..distributed import agree, processes
 from ..neurons.model import State, per_channel
 from ..simulation.loop import TimeLoop, chunk_steps_for
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
 from ..simulation.plan import Env, Plan, is_neuron, neuron_of
+from .batches import Batch, call_with, tensors_of
 from .store import Store, mean_spikes, pack_spikes, unpack_spikes
 
 
@@ -24,17 +24,18 @@ class Sweep:
 
     Args:
         snn: the network, with thresholds; its neurons and weights are calibrated in place while walking.
-        batches: calibration inputs, one tensor (N, ...) each; image sizes may differ from batch to batch.
+        batches: calibration inputs, as :func:`mmsnn.calibrate` has checked them; image sizes may differ from batch to
+            batch.
         store: where activations and spikes go.
         blockwise: whether blocks, whose weights are calibrated together, may have several layers: see
             :func:`blocks_of`.
     """
 
-    def __init__(self, snn: SpikingNetwork, batches: Sequence[Tensor], store: Store, blockwise: bool = False) -> None:
+    def __init__(self, snn: SpikingNetwork, batches: Sequence[Batch], store: Store, blockwise: bool = False) -> None:
         self.snn = snn
         self.batches = batches
         self.store = store
-        self.device = batches[0].device
+        self.device = tensors_of(batches[0])[0].device
         # The ANN's stream must not see weights that have been calibrated on the way.
         self.ann = copy.deepcopy(snn.network)
         self._ann_nodes = dict(zip(snn.graph.nodes, self.ann.graph.nodes))
@@ -79,7 +80,8 @@ class Layer:
 
     def _inputs(self, plan: Plan, index: int) -> Env:
         """Values of the placeholders that a plan reads (of either graph: both name them alike)."""
-        bound = {node.target: value for node, value in self.sweep.snn.bind(self.sweep.batches[index]).items()}
+        values = call_with(self.sweep.snn.bind, self.sweep.batches[index])
+        bound = {node.target: value for node, value in values.items()}
         return {node: bound[node.target] for node in plan.inputs}
 
     def activation(self, index: int) -> Tensor:
@@ -202,31 +204,3 @@ def blocks_of(snn: SpikingNetwork) -> list[list[fx.Node]]:
             if not any(last_use.get(before, 0) > place for before in plan.varying[:place]):
                 blocks.append([])
     return [block for block in blocks if block]
-
-
-def materialise(batches: Iterable[Tensor], device: torch.device) -> list[Tensor]:
-    """Check and collect calibration batches.
-
-    Raises:
-        ValueError: no batch, or one that is not a floating-point tensor of finite values.
-    """
-    collected, problem = [], None
-    try:
-        collected = list(_checked(batches, device))
-        if not collected:
-            raise ValueError('no calibration batch was given: at least one image is needed'
-                             + (' in every process' if processes()[1] > 1 else ''))
-    except ValueError as error:
-        problem = error
-    agree(problem)
-    return collected
-
-
-def _checked(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    for index, batch in enumerate(batches):
-        if not isinstance(batch, Tensor) or not batch.is_floating_point() or batch.ndim < 2 or not len(batch):
-            what = f'{tuple(batch.shape)} of {batch.dtype}' if isinstance(batch, Tensor) else type(batch).__name__
-            raise ValueError(f'calibration batch {index} must be a floating-point tensor (N, ...), not {what}')
-        if not torch.isfinite(batch).all():
-            raise ValueError(f'calibration batch {index} holds NaN or infinite values')
-        yield batch.to(device)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..distributed import number_of, owner, processes, send
 from ..neurons.pipelines import Pipeline
+from ..simulation.operations import NORMS
 from ..simulation.plan import Plan
 from .corrections import Errors, Steps, measure
 from .walk import Block
@@ -49,10 +50,10 @@ def tuned_values(block: Block, modules: list[nn.Module], pipeline: Pipeline) -> 
 
 
 def weighted_modules(plan: Plan) -> list[nn.Module]:
-    """The convolutions and linear layers of a segment."""
+    """The layers of a segment that weight its values: convolutions, linear layers, and what is left analog of them."""
     return [module for module in dict.fromkeys(plan.modules.values())
             if isinstance(getattr(module, 'weight', None), nn.Parameter)
-            and not isinstance(module, nn.modules.batchnorm._BatchNorm)]
+            and not isinstance(module, (*NORMS, nn.GroupNorm, nn.LayerNorm, nn.PReLU))]
 
 
 def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps) -> None:

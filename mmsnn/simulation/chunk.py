@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.layer import IFNeuron
-from ..neurons.model import advance, count_spikes, per_channel
+from ..neurons.model import count_spikes, per_channel
+from .firing import Firing, join
 from .folding import BROADCAST, MERGED, folding_of
-from .operations import is_max_pool, source_of
+from .operations import is_max_pool, reads_shape, source_of
 from .plan import Plan, evaluate, is_neuron
 
 
@@ -71,7 +71,7 @@ class Chunk:
 
     def running_inputs(self, node: fx.Node) -> list[fx.Node]:
         """The inputs whose mean over time a running node follows."""
-        return [arg for arg in node.all_input_nodes if arg in self.plan.varies]
+        return [arg for arg in node.all_input_nodes if arg in self.plan.varies and not reads_shape(arg)]
 
 
 class _Builder:
@@ -126,7 +126,7 @@ class _Builder:
     def value(self, node: fx.Node) -> fx.Node:
         """The value at all steps, (K, N, ...), of a varying node; (N, ...) where K is 1."""
         if node not in self.together:
-            self.together[node] = self.graph.call_function(_join, (self.single[node],))
+            self.together[node] = self.graph.call_function(join, (self.single[node],))
         return self.together[node]
 
     def at(self, node: fx.Node, step: int) -> fx.Node:
@@ -221,8 +221,9 @@ class _Builder:
             scale: Any = 1. if is_max_pool(node) else graph.call_function(torch.add, (first, step + 1))
             sums = {arg: graph.call_function(torch.add, (value, self.at(arg, step))) for arg, value in sums.items()}
             means = {arg: graph.call_function(_divide, (value, scale, self.dtype)) for arg, value in sums.items()}
-            scaled = graph.call_function(_multiply, (self._call(node, lambda arg, means=means: means[arg]
-                                                                if arg in means else self.once(arg)), scale))
+            value = self._call(node, lambda arg, means=means, step=step: means[arg] if arg in means
+                               else self.at(arg, step))
+            scaled = graph.call_function(_multiply, (value, scale))
             change = graph.call_function(torch.sub, (scaled, total))
             outputs.append(change if self.dtype is None else graph.call_function(_cast, (change, self.dtype)))
             total = scaled
@@ -232,56 +233,6 @@ class _Builder:
         self.single[node] = outputs
         if self.steps == 1:
             self.together[node] = outputs[0]
-
-
-class Firing(nn.Module):
-    """A layer of neurons that takes K steps; see :func:`mmsnn.neurons.model.advance`.
-
-    Args:
-        neuron: the layer.
-        steps: K.
-        varies: whether its current does, in time.
-        dtype: of the spikes; thresholds are rounded to it. None leaves both as they are.
-    """
-
-    threshold: Tensor
-    bias: Tensor
-
-    def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.model, self.time_steps = neuron.rule, neuron.time_steps
-        self.steps, self.varies, self.dtype = steps, varies, dtype
-        threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
-        self.register_buffer('threshold', threshold.clone())
-        self.register_buffer('bias', neuron.bias.clone())
-
-    def forward(self, current: Tensor, bias: Tensor | None, potential: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Fire.
-
-        Args:
-            current: (K, N, ...), or (N, ...) where it does not vary or K is 1.
-            bias: of each of the K steps, (K, C), where steps have biases of their own.
-            potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
-
-        Returns:
-            Spikes, (K, N, ...), or (N, ...) where K is 1, and the tensors of the state after the last step.
-        """
-        currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
-        constant = per_channel(self.bias, potential) if bias is None else [per_channel(b, potential) for b in bias]
-        state = (potential, *(value.to(potential.dtype) for value in others))
-        spikes, state = advance(self.model, currents, constant, state, per_channel(self.threshold, potential),
-                                self.time_steps)
-        if self.dtype is not None:
-            spikes = [spike.to(self.dtype) for spike in spikes]
-        stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
-        return (_join(spikes) if self.steps > 1 else spikes[0], *stored)
-
-
-def _join(values: list[Tensor]) -> Tensor:
-    """Values of one step each, (N, ...), as (K, N, ...), keeping how they lie in memory."""
-    if not values[0].ndim:
-        return torch.stack(values)
-    return torch.cat(values).unflatten(0, (len(values), -1))
 
 
 def _split(value: Tensor, steps: int) -> Tensor:

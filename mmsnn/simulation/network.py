@@ -12,6 +12,7 @@ from ..neurons.pipelines import Pipeline
 from .loop import TimeLoop
 from .operations import source_of
 from .plan import Env, Plan, is_neuron, neuron_of
+from .structure import assemble, output_nodes
 
 READOUTS = ('spikes', 'potential')
 DTYPES = ('float32', 'bfloat16')
@@ -96,7 +97,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def _output_nodes(self) -> list[fx.Node]:
-        return self._output_node.all_input_nodes
+        return output_nodes(self._output_node.args[0])
 
     def _read_from(self, node: fx.Node) -> fx.Node:
         """The node that is averaged over time to give an output: for a potential readout, a neuron's current."""
@@ -168,7 +169,7 @@ class SpikingNetwork(nn.Module):
                 mean = neuron(mean + self._calibrated_current(neuron, mean, shift))
             return mean
 
-        return fx.node.map_arg(self._output_node.args[0], read)
+        return assemble(self._output_node.args[0], read)
 
     @torch.no_grad()
     def quantised(self, *args, **kwargs):

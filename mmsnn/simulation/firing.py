@@ -1,0 +1,56 @@
+"""A layer of neurons within a chunk of time steps."""
+import torch
+from torch import Tensor, nn
+
+from ..neurons.layer import IFNeuron
+from ..neurons.model import advance, per_channel
+
+
+class Firing(nn.Module):
+    """A layer of neurons that takes K steps; see :func:`mmsnn.neurons.model.advance`.
+
+    Args:
+        neuron: the layer.
+        steps: K.
+        varies: whether its current does, in time.
+        dtype: of the spikes; thresholds are rounded to it. None leaves both as they are.
+    """
+
+    threshold: Tensor
+    bias: Tensor
+
+    def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.model, self.time_steps = neuron.rule, neuron.time_steps
+        self.steps, self.varies, self.dtype = steps, varies, dtype
+        threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
+        self.register_buffer('threshold', threshold.clone())
+        self.register_buffer('bias', neuron.bias.clone())
+
+    def forward(self, current: Tensor, bias: Tensor | None, potential: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Fire.
+
+        Args:
+            current: (K, N, ...), or (N, ...) where it does not vary or K is 1.
+            bias: of each of the K steps, (K, C), where steps have biases of their own.
+            potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
+
+        Returns:
+            Spikes, (K, N, ...), or (N, ...) where K is 1, and the tensors of the state after the last step.
+        """
+        currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
+        constant = per_channel(self.bias, potential) if bias is None else [per_channel(b, potential) for b in bias]
+        state = (potential, *(value.to(potential.dtype) for value in others))
+        spikes, state = advance(self.model, currents, constant, state, per_channel(self.threshold, potential),
+                                self.time_steps)
+        if self.dtype is not None:
+            spikes = [spike.to(self.dtype) for spike in spikes]
+        stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
+        return (join(spikes) if self.steps > 1 else spikes[0], *stored)
+
+
+def join(values: list[Tensor]) -> Tensor:
+    """Values of one step each, (N, ...), as (K, N, ...), keeping how they lie in memory."""
+    if not values[0].ndim:
+        return torch.stack(values)
+    return torch.cat(values).unflatten(0, (len(values), -1))
