@@ -116,5 +116,5 @@ def test_what_has_no_counterpart_in_nir_is_refused(tmp_path):
 
 def test_an_unknown_kind_is_refused_by_name():
     snn = mmsnn.convert(Small(), T)
-    with pytest.raises(ValueError, match="neuron must be one of .*'integrate-and-fire', 'double'.*, not 'triple'"):
+    with pytest.raises(ValueError, match="neuron must be one of .*'integrate-and-fire'.*'double'.*, not 'triple'"):
         mmsnn.calibrate(snn, [torch.randn(1, 3, 8, 8)], 'none', neuron='triple', progress=False)

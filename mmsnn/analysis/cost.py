@@ -46,6 +46,7 @@ class Cost:
 
     images: int = 0
     spikes: dict[str, float] = field(default_factory=dict)
+    events: dict[str, float] = field(default_factory=dict)
     neurons: dict[str, int] = field(default_factory=dict)
     synaptic_operations: dict[str, float] = field(default_factory=dict)
     analog_macs: int = 0
@@ -71,7 +72,7 @@ class CostCounter:
         self.snn = snn
         self.cost = Cost()
         self._handles: list = []
-        self._recorders: dict[str, Callable[[float], None]] = {}
+        self._recorders: dict[str, Callable[[float, float], None]] = {}
         self._fan_out: dict[str, float] = {}
         self._shapes: dict[tuple, tuple] = {}
 
@@ -101,8 +102,9 @@ class CostCounter:
         for name, count in neurons.items():
             self.cost.neurons[name] = self.cost.neurons.get(name, 0) + count
 
-    def _recorder(self, name: str) -> Callable[[float], None]:
-        def record(count: float) -> None:
+    def _recorder(self, name: str) -> Callable[[float, float], None]:
+        def record(events: float, count: float) -> None:
+            self.cost.events[name] = self.cost.events.get(name, 0) + events
             self.cost.spikes[name] = self.cost.spikes.get(name, 0) + count
             operations = count * self._fan_out.get(name, 0.)
             self.cost.synaptic_operations[name] = self.cost.synaptic_operations.get(name, 0.) + operations

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ..distributed import agree, gather
 from ..neurons.layer import IFNeuron
 from ..neurons.pipelines import Pipeline, make_pipeline
-from ..neurons.thresholds import ActivationHistogram, choose_threshold
+from ..neurons.thresholds import ActivationHistogram
 from ..simulation.network import SpikingNetwork
 from .balancing import balanced_thresholds
 from .batches import Batch, call_with, materialise, size_of
@@ -96,13 +96,13 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
         raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
                          "use potential='channel'")
     snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
+    model = chosen.rule(snn.time_steps)
     if chosen.threshold == 'balanced':
-        thresholds = balanced_thresholds(snn, batches, chosen.channel_wise, progress=progress)
+        thresholds = {layer_name: largest / model.peak for layer_name, largest in balanced_thresholds(
+            snn, batches, chosen.channel_wise, progress=progress).items()}
     else:
         histograms = observe(snn, batches, progress) if histograms is None else histograms
-        rule = 'max' if chosen.threshold == 'current' else chosen.threshold  # currents are known on the walk only
-        levels = chosen.rule(snn.time_steps).levels(snn.time_steps)
-        thresholds = {layer_name: choose_threshold(histogram, rule, levels, chosen.channel_wise, chosen.rounding)
+        thresholds = {layer_name: model.thresholds(histogram, chosen, snn.time_steps)
                       for layer_name, histogram in histograms.items()}
     report = CalibrationReport()
     for layer_name, neuron in snn.neurons.items():
@@ -160,16 +160,17 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
 
     Args:
         neuron: to be set.
-        threshold: the largest mean output, which the neuron reaches where it fires as much as it can; (1,) or (C,).
+        threshold: h, (1,) or (C,).
         pipeline: names rule, rate and shift.
         time_steps: T.
     """
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
-    threshold = (threshold / neuron.rule.peak).to(neuron.threshold.dtype)  # that of the ANN
-    shift = neuron.rule.half_level(threshold, time_steps)
-    neuron.threshold = threshold
-    neuron.bias = shift / time_steps if pipeline.shift == 'bias' else torch.zeros_like(threshold)
-    neuron.initial_potential = shift if pipeline.shift == 'potential' else torch.zeros_like(threshold)
+    neuron.threshold = threshold = threshold.to(neuron.threshold.dtype)  # that of the ANN
+    neuron.bias, neuron.initial_potential = torch.zeros_like(threshold), torch.zeros_like(threshold)
+    if pipeline.shift == 'bias':
+        neuron.bias = neuron.rule.half_level(threshold, time_steps) / time_steps
+    elif pipeline.shift == 'potential':
+        neuron.initial_potential = neuron.rule.half_level(threshold, time_steps)
 
 
 def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],
@@ -177,7 +178,8 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
     """Calibrate one layer of neurons on what the layers before it emit; return its error before and after."""
     neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
     if pipeline.threshold == 'current':
-        set_threshold(neuron, largest_current(layer, pipeline.channel_wise, steps), pipeline, time_steps)
+        largest = largest_current(layer, pipeline.channel_wise, steps)
+        set_threshold(neuron, largest / neuron.rule.peak, pipeline, time_steps)
     corrections = [correct for correct in (pipeline.potential and correct_potential, pipeline.bias and correct_bias)
                    if correct]
     # The spikes stored last are those that the layers behind receive.

@@ -54,7 +54,7 @@ class Sweep:
             for node, last in list(self._last_reader.items()):
                 if last is layer:
                     for index in range(len(self.batches)):
-                        for kind in ('activation', 'spikes'):
+                        for kind in ('activation', 'spikes', 'rate'):
                             self.store.drop((kind, node, index))
                     del self._last_reader[node]
 
@@ -99,13 +99,16 @@ class Layer:
         values = self._inputs(plan, index)
         time_steps = self.sweep.snn.time_steps
         for node in plan.sources:
+            if ('rate', node, index) in self.sweep.store:
+                values[node] = self._stored('rate', node, index)
+                continue
             planes = self._stored('spikes', node, index)
             threshold, lowest = self._coding(node, planes)
             values[node] = mean_spikes(planes, threshold, time_steps, lowest)
         return values
 
     def rate(self, index: int, keep: bool = False, each_step: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Simulate this layer's neurons for one batch.
+        """Simulate this layer's neurons for one batch, where they have no closed form.
 
         Args:
             index: of the batch.
@@ -116,6 +119,11 @@ class Layer:
             The firing rate, shape (N, C, ...), and the sum of the spikes of each step over images and positions,
             shape (T, C), float64, or None.
         """
+        if self.neuron.rule.coding == 'differential':  # what is sent in the end, in closed form
+            rate = self.neuron.rate(self.plan.analog(self.mean_inputs(self.plan, index))[self.current])
+            if keep:
+                self.sweep.store.put(('rate', self.node, index), rate)
+            return rate, None
         snn = self.sweep.snn
         state: State | None = None
         total: Tensor  # these two come with the first chunk

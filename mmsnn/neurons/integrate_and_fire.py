@@ -136,7 +136,7 @@ def integrate_and_burst(currents: Tensor, potential: Tensor, count: Tensor, thre
 
 def _advance_in_place(rule: FiringRule, currents: Tensor, state: State, threshold: Tensor, bias: Bias,
                       time_steps: int, out: Tensor | None) -> Tensor:
-    spikes, after = advance(rule, currents, torch.zeros(()) if bias is None else bias, state, threshold, time_steps)
+    spikes, _, after = advance(rule, currents, torch.zeros(()) if bias is None else bias, state, threshold, time_steps)
     for tensor, value in zip(state, after):
         tensor.copy_(value)
     return torch.stack(spikes, out=out)

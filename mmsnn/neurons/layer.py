@@ -17,12 +17,14 @@ class IFNeuron(nn.Module):
 
     Args:
         ceiling: largest value of the replaced activation: infinite for ReLU, 6 for ReLU6.
+        activation: the activation itself, where it is another one.
 
     Attributes:
         rule: how the neurons fire and reset. It comes from the pipeline, and after loading from the settings of the
             network.
         time_steps: T, which bounds the spike count where the rule counts.
-        recorders: called with how many spikes there were, a burst of k as k, where somebody counts them.
+        recorders: called with how many events there were and how many spikes by size (a burst of k as k), where
+            somebody counts them.
 
     Buffers (all float, shape (1,) for one value per layer or (C,) per channel):
         threshold: firing threshold h and value of a spike. NaN until thresholds have been chosen.
@@ -34,18 +36,19 @@ class IFNeuron(nn.Module):
     bias: Tensor
     initial_potential: Tensor
 
-    def __init__(self, ceiling: float = math.inf) -> None:
+    def __init__(self, ceiling: float = math.inf, activation: nn.Module | None = None) -> None:
         super().__init__()
         self.ceiling = ceiling
+        self.activation = activation
         self.rule: NeuronModel = FiringRule()
         self.time_steps = 1
-        self.recorders: list[Callable[[float], None]] = []
+        self.recorders: list[Callable[[float, float], None]] = []
         self.register_buffer('threshold', torch.full((1,), math.nan))
         self.register_buffer('bias', torch.zeros(1))
         self.register_buffer('initial_potential', torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(0., self.ceiling)
+        return x.clamp(0., self.ceiling) if self.activation is None else self.activation(x)
 
     def start(self, current: Tensor) -> State:
         """Return the state before the first step for one step's current, shape (N, ...).
@@ -65,6 +68,8 @@ class IFNeuron(nn.Module):
     def fire(self, currents: Tensor, state: State, start: int = 0) -> tuple[Tensor, State]:
         """Advance by the K steps of ``currents``, shape (K, N, ...), from step ``start`` on.
 
+        ``currents`` are those of each step or, for neurons with differential coding, their sums up to each step.
+
         Returns:
             Spikes, shape (K, N, ...), and the state after the last step.
         """
@@ -72,17 +77,18 @@ class IFNeuron(nn.Module):
         bias: Tensor | Sequence[Tensor] = per_channel(self.bias, currents[0])
         if self.bias.ndim > 1:
             bias = [per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
-        spikes, state = advance(self.rule, currents, bias, state, threshold, self.time_steps)
+        if self.rule.coding == 'differential':
+            currents = self(currents + bias)
+        spikes, _, state = advance(self.rule, currents, bias, state, threshold, self.time_steps)
         fired = torch.stack(spikes)
-        self.record(fired)
+        if self.recorders:
+            self.record(count_spikes(fired, threshold))
         return fired, state
 
-    def record(self, spikes: Tensor) -> None:
-        """Tell the recorders of spikes, (K, N, ...)."""
-        if self.recorders:
-            number = float(count_spikes(spikes, per_channel(self.threshold, spikes[0])))
-            for record in self.recorders:
-                record(number)
+    def record(self, counts: Tensor) -> None:
+        """Tell the recorders how many events and spikes there were, (2,)."""
+        for record in self.recorders:
+            record(*counts.tolist())
 
     @property
     def mean_bias(self) -> Tensor:
@@ -90,10 +96,12 @@ class IFNeuron(nn.Module):
         return self.bias.mean(0) if self.bias.ndim > 1 else self.bias
 
     def rate(self, current: Tensor) -> Tensor:
-        """The firing rate under a constant current, in closed form [Eq. 17]; shape (N, ...)."""
+        """What a constant current is turned into, in closed form: the firing rate [Eq. 17]; shape (N, ...)."""
         threshold, bias, initial = (per_channel(value, current) for value in (
             self.threshold, self.mean_bias, self.initial_potential))
-        return self.rule.rate(current + bias, threshold, self.time_steps, initial)
+        driven = current + bias
+        return self.rule.rate(self(driven) if self.rule.coding == 'differential' else driven, threshold,
+                              self.time_steps, initial)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         # A buffer's shape says how finely it was calibrated, which a fresh neuron cannot know: take the stored one.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .thresholds import ActivationHistogram, choose_threshold
+
 State = tuple[Tensor, ...]
 
 
@@ -17,7 +19,16 @@ class NeuronModel:
 
     Simulation (operation by operation or compiled), calibration, cost counting and export use nothing else of it.
     All numbers of spikes below are in units of the threshold h, which is what one spike is worth.
+
+    Attributes:
+        coding: what spikes mean. ``'rate'``: their mean over time is the activation, inputs and biases flow at each
+            step, and the network's output is the mean over time. ``'differential'``: their sum is the activation,
+            inputs and biases come once, and the network's output is the sum over time. Such neurons hand on the sum of
+            what they have sent, the first tensor of their state, as if all that follows had added it up: affine
+            operations of sums are sums of affine operations, so that these are the same numbers.
     """
+
+    coding = 'rate'
 
     @classmethod
     def of(cls, pipeline, time_steps: int) -> 'NeuronModel':
@@ -36,8 +47,13 @@ class NeuronModel:
 
     @property
     def peak(self) -> float:
-        """The largest mean output over time, in units of h."""
+        """The largest mean output over time (differential coding: sum), in units of h."""
         return 1.
+
+    @property
+    def values(self) -> int:
+        """How many different values a neuron can emit in one time step, zero included: its levels per step."""
+        return self.highest - self.lowest + 1
 
     def levels(self, time_steps: int) -> int:
         """How many values above zero the mean output over T steps can have, evenly spaced up to ``peak``."""
@@ -78,13 +94,19 @@ class NeuronModel:
         """
         raise NotImplementedError
 
+    def thresholds(self, histogram: ActivationHistogram, pipeline, time_steps: int) -> Tensor:
+        """The thresholds that a pipeline chooses for a layer with these activations; (C,), or (1,) for the layer."""
+        rule = 'max' if pipeline.threshold == 'current' else pipeline.threshold  # currents are known on the walk only
+        largest = choose_threshold(histogram, rule, self.levels(time_steps), pipeline.channel_wise, pipeline.rounding)
+        return largest / self.peak
+
     def half_level(self, threshold: Tensor, time_steps: int) -> Tensor:
         """Half of the charge that raises the mean output by a level: turns ClipFloor into ClipRound [section 4.3]."""
         return threshold * (self.peak * time_steps / (2 * self.levels(time_steps)))
 
 
 def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tensor | Sequence[Tensor], state: State,
-            threshold: Tensor, time_steps: int) -> tuple[list[Tensor], State]:
+            threshold: Tensor, time_steps: int) -> tuple[list[Tensor], list[Tensor], State]:
     """Let neurons take the K steps of ``currents``, one after the other; the time loop of one layer.
 
     Args:
@@ -96,24 +118,26 @@ def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tenso
         time_steps: T.
 
     Returns:
-        The K steps' spikes, and the state after the last.
+        The K steps' spikes, what each step hands on, and the state after the last.
     """
-    spikes = []
+    spikes, handed_on = [], []
     for step, current in enumerate(currents):
         spike, state = model.step(current, bias if isinstance(bias, Tensor) else bias[step], state, threshold,
                                   time_steps)
         spikes.append(spike)
-    return spikes, state
+        handed_on.append(spike if model.coding == 'rate' else state[0])
+    return spikes, handed_on, state
 
 
 def count_spikes(spikes: Tensor, threshold: Tensor) -> Tensor:
-    """How many spikes there are, one of k times the threshold counted as k; 0-d, float64.
+    """Count events, and spikes by size: one of k times the threshold is one event, and k by size; (2,), float64.
 
     Args:
         spikes: (..., C, H, W) or any other shape, not 0-d.
         threshold: broadcastable.
     """
-    return (spikes.float() / threshold).round().abs().sum(-1).double().sum()
+    number = (spikes.float() / threshold).round().abs()
+    return torch.stack([(number > 0).float().sum(-1).double().sum(), number.sum(-1).double().sum()])
 
 
 def per_channel(value: Tensor, x: Tensor) -> Tensor:

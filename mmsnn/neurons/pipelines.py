@@ -1,6 +1,7 @@
 """What a calibration consists of: the paper's pipelines, and the earlier methods it compares with."""
 from dataclasses import asdict, dataclass, fields, replace
 
+from . import differential  # noqa: F401 (registers itself)
 from .integrate_and_fire import RESETS
 from .model import NEURONS, NeuronModel
 from .thresholds import RULES
@@ -40,6 +41,9 @@ class Pipeline:
         learning_rate: initial learning rate; it decays to zero along a cosine.
         momentum: of the gradient descent.
         seed: of the order in which batches are drawn for the gradient descent.
+        sizes: n, how many sizes the spikes of differential neurons can have.
+        uniform: whether these are multiples of the smallest instead of powers of two; see
+            :class:`mmsnn.neurons.differential.Differential`.
     """
 
     neuron: str = 'integrate-and-fire'
@@ -62,6 +66,8 @@ class Pipeline:
     learning_rate: float = 1e-5
     momentum: float = .9
     seed: int = 0
+    sizes: int = 4
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         allowed = dict(neuron=tuple(NEURONS), threshold=(*RULES, 'current', 'balanced'),
@@ -102,6 +108,8 @@ PIPELINES = {
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
+    # Neurons that send changes, as spikes of a few sizes; nothing depends on T.
+    'differential': Pipeline(neuron='differential', shift=None, bias=True),
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),

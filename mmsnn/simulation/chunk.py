@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.model import count_spikes, per_channel
 from .firing import Firing, join
 from .folding import BROADCAST, MERGED, folding_of
 from .operations import is_max_pool, reads_shape, source_of
@@ -57,12 +56,15 @@ class Chunk:
         self.stepped = [node for node in self.neurons if plan.modules[node].bias.ndim > 1]
         self.targets = list(dict.fromkeys(node for node in plan.targets if node in plan.varies))
         self.kept: list[Kept] = []
+        # Where sums are handed on, what is not affine works on sums, as in the ANN.
+        self.sums = any(plan.modules[node].rule.coding == 'differential' for node in self.neurons)
+        self.running = set() if self.sums else plan.running
         for node in plan.varying:
             if is_neuron(node):
                 neuron = plan.modules[node]
                 self.kept += [Kept(node, 'neuron', index)
                               for index, _ in enumerate(neuron.rule.storage(neuron.time_steps))]
-            elif node in plan.running:
+            elif node in self.running:
                 self.kept += [Kept(node, 'sum', index) for index, _ in enumerate(self.running_inputs(node))]
                 self.kept.append(Kept(node, 'total'))
         if not each_step:
@@ -108,14 +110,17 @@ class _Builder:
         for node in self.plan.varying:
             if is_neuron(node):
                 self._fire(node, kept, update, stepped.get(node), record)
-            elif node in self.plan.running:
+            elif node in self.chunk.running:
                 self._run_analog(node, kept, update, first)
             else:
                 self._copy(node)
         if not each_step:
             for node in chunk.targets:
                 entry = Kept(node, 'output')
-                update(entry, graph.call_function(_add_steps, (kept[entry], self.value(node), self.steps > 1)))
+                if chunk.sums:
+                    update(entry, graph.call_function(_add_steps, (0., self.at(node, self.steps - 1), False)))
+                else:
+                    update(entry, graph.call_function(_add_steps, (kept[entry], self.value(node), self.steps > 1)))
         values = [self.value(node) if self.steps > 1 else graph.call_function(torch.unsqueeze, (self.value(node), 0))
                   for node in chunk.targets] if each_step else []
         graph.output((self.counts, values, [] if in_place else [updates[entry] for entry in chunk.kept]))
@@ -197,14 +202,13 @@ class _Builder:
         current = self.value(source) if varies else self.given.get(source) or self.once(source)
         states = [kept[entry] for entry in self.chunk.kept if entry.node is node and entry.kind == 'neuron']
         name = f'fire_{node.name}'
-        self.root.add_module(name, Firing(self.plan.modules[node], self.steps, varies, self.dtype))
+        self.root.add_module(name, Firing(self.plan.modules[node], self.steps, varies, self.dtype, record))
         fired = self.graph.call_module(name, (current, bias, *states))
-        spikes = self.together[node] = self.graph.call_function(_item, (fired, 0))
+        self.together[node] = self.graph.call_function(_item, (fired, 0))
         for number, _ in enumerate(states):
             update(Kept(node, 'neuron', number), self.graph.call_function(_item, (fired, number + 1)))
         if record:
-            threshold = self.graph.get_attr(f'{name}.threshold')
-            self.counts.append(self.graph.call_function(_count, (spikes, threshold, self.steps > 1)))
+            self.counts.append(self.graph.call_function(_item, (fired, len(states) + 1)))
 
     def _run_analog(self, node: fx.Node, kept: dict, update: Callable, first: fx.Node) -> None:
         """Let a nonlinear operation f follow the mean of its inputs over time.
@@ -253,10 +257,6 @@ def _add_steps(total: Tensor, value: Tensor, several: bool) -> Tensor:
     for each in value.unbind(0) if several else (value,):
         total = total + each
     return total
-
-
-def _count(spikes: Tensor, threshold: Tensor, several: bool) -> Tensor:
-    return count_spikes(spikes, per_channel(threshold, spikes[0] if several else spikes))
 
 
 def _divide(x: Tensor, count: Tensor | float, dtype: torch.dtype | None) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from ..neurons.layer import IFNeuron
-from ..neurons.model import advance, per_channel
+from ..neurons.model import advance, count_spikes, per_channel
 
 
 class Firing(nn.Module):
@@ -14,13 +14,17 @@ class Firing(nn.Module):
         steps: K.
         varies: whether its current does, in time.
         dtype: of the spikes; thresholds are rounded to it. None leaves both as they are.
+        record: whether to count events and spikes.
     """
 
     threshold: Tensor
     bias: Tensor
 
-    def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None) -> None:
+    def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None,
+                 record: bool = False) -> None:
         super().__init__()
+        self.record = record
+        self.ceiling, self.activation = neuron.ceiling, neuron.activation
         self.model, self.time_steps = neuron.rule, neuron.time_steps
         self.steps, self.varies, self.dtype = steps, varies, dtype
         threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
@@ -36,17 +40,25 @@ class Firing(nn.Module):
             potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
 
         Returns:
-            Spikes, (K, N, ...), or (N, ...) where K is 1, and the tensors of the state after the last step.
+            What is handed on, (K, N, ...), or (N, ...) where K is 1; the tensors of the state after the last step; and,
+            where they are recorded, the numbers of events and spikes, (2,).
         """
         currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
         constant = per_channel(self.bias, potential) if bias is None else [per_channel(b, potential) for b in bias]
         state = (potential, *(value.to(potential.dtype) for value in others))
-        spikes, state = advance(self.model, currents, constant, state, per_channel(self.threshold, potential),
-                                self.time_steps)
+        threshold = per_channel(self.threshold, potential)
+        if self.model.coding == 'differential':
+            currents = [self.activate(current.to(potential.dtype) + constant) for current in currents]
+        spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps)
+        counts = [sum(count_spikes(spike, threshold) for spike in spikes)] if self.record else []
         if self.dtype is not None:
-            spikes = [spike.to(self.dtype) for spike in spikes]
+            handed_on = [value.to(self.dtype) for value in handed_on]
         stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
-        return (join(spikes) if self.steps > 1 else spikes[0], *stored)
+        return (join(handed_on) if self.steps > 1 else handed_on[0], *stored, *counts)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation that the neurons stand for."""
+        return x.clamp(0., self.ceiling) if self.activation is None else self.activation(x)
 
 
 def join(values: list[Tensor]) -> Tensor:

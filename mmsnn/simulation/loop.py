@@ -75,8 +75,7 @@ class TimeLoop:
         """Yield behind each chunk: the number of steps done, the chunk, the tensors kept, the targets at each step."""
         static = self.plan.once(values)
         shapes = self.shapes(values, sources)
-        recorders = {node: self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node)}
-        record = any(recorders.values())
+        record = any(self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node))
         kept: list[Tensor] | None = None
         start = 0
         example = self._example(values)
@@ -92,9 +91,8 @@ class TimeLoop:
             given += [spikes(node, start, start + steps) for node in self.plan.sources] if spikes else []
             given += [self.plan.modules[node].bias[start:start + steps] for node in chunk.stepped]
             counts, found, _ = run(*given, torch.tensor(float(start)), *kept)
-            for node, count in zip(chunk.neurons, counts):
-                for recorder in recorders[node]:
-                    recorder(float(count))
+            for node, numbers in zip(chunk.neurons, counts):
+                self.plan.modules[node].record(numbers)
             start += steps
             yield start, chunk, kept, found
 

@@ -163,13 +163,21 @@ class SpikingNetwork(nn.Module):
         """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's; ``shift`` as in settings."""
         def read(node: fx.Node) -> Tensor:
             source = self._read_from(node)
-            mean = sums[source] / (step - self.delay) if source in sums else static[source]
+            if source not in sums:
+                mean = static[source]
+            else:  # a new tensor: the simulation goes on with its own
+                mean = sums[source] / (step - self.delay) if self.coding == 'rate' else sums[source].clone()
             if source is not node:
                 neuron = neuron_of(node)
                 mean = neuron(mean + self._calibrated_current(neuron, mean, shift))
             return mean
 
         return assemble(self._output_node.args[0], read)
+
+    @property
+    def coding(self) -> str:
+        """``'rate'`` or ``'differential'``, see :class:`mmsnn.neurons.model.NeuronModel`."""
+        return next((neuron.rule.coding for neuron in self.neurons.values()), 'rate')
 
     @torch.no_grad()
     def quantised(self, *args, **kwargs):
@@ -200,6 +208,8 @@ class SpikingNetwork(nn.Module):
         """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""
         bias, initial, threshold = (per_channel(value, current) for value in (
             neuron.mean_bias, neuron.initial_potential, neuron.threshold))
+        if neuron.rule.coding == 'differential':
+            return bias
         rounding = neuron.rule.half_level(threshold, self.time_steps) if shift else 0.
         return bias + (initial - rounding) / self.time_steps
 
@@ -225,7 +235,7 @@ class SpikingNetwork(nn.Module):
         if stored is not None and len(stored):
             # Before anything is loaded: a network with half of a state must not look calibrated.
             settings, rule = read_settings(stored)
-            if settings['time_steps'] != self.time_steps:
+            if settings['time_steps'] != self.time_steps and rule.rule(self.time_steps).coding == 'rate':
                 raise RuntimeError(
                     f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
                     f'time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')

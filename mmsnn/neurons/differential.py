@@ -1,0 +1,109 @@
+"""Neurons that send changes: what follows adds up what it receives, and who has nothing new to say is silent.
+
+Differential coding: O'Connor and Welling, *Sigma Delta Quantized Networks*, 2016; Huang et al., *Differential Coding
+for Training-Free ANN-to-SNN Conversion*, ICML 2025.
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .model import NEURONS, NeuronModel, State
+from .rates import straight_through_floor
+from .thresholds import ActivationHistogram, positive
+
+CANDIDATES = 64  # ranges that are tried for each channel
+LARGEST = 2.  # of them, in largest activations
+REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
+
+
+@dataclass(frozen=True)
+class Differential(NeuronModel):
+    """Sends the difference between its activation and what it has sent so far, as one spike of a few sizes.
+
+    With S(t) the sum of all that the neuron has received (weights times spikes, and the bias once), f the activation
+    that it stands for, and y(t) the sum of what it has sent [Huang et al. 2025]::
+
+        e = f(S(t)) - y(t-1);    s(t) = Q(e);    y(t) = y(t-1) + s(t)
+
+    Q is the nearest of 0 and plus or minus h, 2 h, 4 h, ..., 2**(n-1) h (``uniform``: h, 2 h, 3 h, ..., n h), h being
+    the threshold: 2 n + 1 values a step, for any activation and either sign. Under a current that has settled e becomes
+    at most h / 2, after which nobody fires: y is f(S) rounded to multiples of h, whatever T is.
+
+    Attributes:
+        sizes: n, how many sizes a spike can have.
+        uniform: whether sizes are multiples of h instead of powers of two times h.
+    """
+
+    sizes: int = 4
+    uniform: bool = False
+
+    coding = 'differential'
+
+    @classmethod
+    def of(cls, pipeline, time_steps: int) -> 'Differential':
+        return cls(pipeline.sizes, pipeline.uniform)
+
+    @property
+    def lowest(self) -> int:
+        return -self.highest
+
+    @property
+    def highest(self) -> int:
+        return self.sizes if self.uniform else 2 ** (self.sizes - 1)
+
+    @property
+    def peak(self) -> float:
+        return torch.inf  # what one step cannot send, the next ones can
+
+    @property
+    def values(self) -> int:
+        return 2 * self.sizes + 1
+
+    def start(self, potential: Tensor, time_steps: int) -> State:
+        return (torch.zeros_like(potential),)
+
+    def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
+             time_steps: int) -> tuple[Tensor, State]:
+        """Advance by one time step; ``current`` is the activation f(S(t)), and ``bias`` is in it already."""
+        spikes = self.nearest((current - state[0]) / threshold) * threshold
+        return spikes, (state[0] + spikes,)
+
+    def nearest(self, difference: Tensor) -> Tensor:
+        """Q: the nearest size, in units of h, of a difference in units of h; zero up to one half."""
+        if self.uniform:
+            return torch.round(difference).clamp(-self.sizes, self.sizes)
+        size = difference.abs()
+        found = torch.where(size > .5, 1., 0.)
+        for power in range(1, self.sizes):  # half way between two sizes: 1.5, 3, 6, ...
+            found = torch.where(size >= .75 * 2 ** power, 2. ** power, found)
+        return torch.where(difference < 0, -found, found)
+
+    def rate(self, current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float) -> Tensor:
+        """What has been sent when nothing changes any more; ``current`` is the activation."""
+        return straight_through_floor(current / threshold + .5) * threshold
+
+    def thresholds(self, histogram: ActivationHistogram, pipeline, time_steps: int) -> Tensor:
+        """The h under which activations are met best: the least squared error after two steps of a steady current.
+
+        Smaller sizes round less in the end, larger ones arrive sooner; two steps are the least in which sizes can add
+        up. ``threshold='max'`` lets the largest size be the largest activation.
+        """
+        if not pipeline.channel_wise:
+            histogram = histogram.merged()
+        if pipeline.threshold == 'max':
+            return positive(histogram.maximum / self.highest)
+        x, best = histogram.centers, torch.full_like(histogram.maximum, torch.inf)
+        found = histogram.maximum / self.highest
+        for step in range(CANDIDATES, 0, -1):
+            threshold = histogram.maximum * (LARGEST * step / CANDIDATES / self.highest)
+            left = x / threshold.clamp(min=1e-30)[:, None]
+            for _ in range(REFERENCE_STEPS):
+                left = left - self.nearest(left)
+            error = (histogram.counts * left.square()).sum(1) * threshold.square()
+            found = torch.where(error < best, threshold, found)
+            best = torch.minimum(best, error)
+        return positive(found)
+
+
+NEURONS['differential'] = Differential
