@@ -297,10 +297,11 @@ STRUCTURES = {'list': lambda y, z: [y, {'z': z}], 'dict': lambda y, z: dict(y=y,
 class Structured(nn.Module):
     def __init__(self, network, structure):
         super().__init__()
-        self.network, self.structure = network, structure
+        self.body, self.last, self.structure = network[:-1], network[-1], structure
 
     def forward(self, x):
-        return self.structure(self.network[:-1](x), self.network(x))
+        x = self.body(x)
+        return self.structure(x, self.last(x))
 
 
 @profile
