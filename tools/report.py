@@ -34,7 +34,7 @@ def derive(cfg: Config, images: int | None, test_images: int | None, folder: Pat
         test_images: evenly spaced over the test set, or None for all.
         folder: gets the annotations of these test images, where the config's metrics read annotations from a file.
     """
-    from mmsnn.openmmlab.hooks import HOOK_TYPES, AgreementMetric, SpikeMetric, spellings
+    from mmsnn.openmmlab.hooks import HOOK_TYPES
     cfg = copy.deepcopy(cfg)
     if images is not None:
         next(hook for hook in cfg.custom_hooks if hook['type'] in HOOK_TYPES).num_images = images
@@ -44,8 +44,8 @@ def derive(cfg: Config, images: int | None, test_images: int | None, folder: Pat
         for metric in metrics:
             if metric.get('ann_file'):
                 metric.ann_file = str(reduce_annotations(Path(metric.ann_file), chosen, folder))
-    own = [dict(type=spellings(kind)[0]) for kind in (SpikeMetric, AgreementMetric)
-           if not any(metric['type'] in spellings(kind) for metric in metrics)]
+    own = [dict(type=name) for name in ('mmsnn.SpikeMetric', 'mmsnn.AgreementMetric')
+           if name not in [metric['type'] for metric in metrics]]
     cfg.test_evaluator = [*metrics, *own]
     return cfg
 
