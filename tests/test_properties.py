@@ -119,8 +119,7 @@ REFUSED = {
     'abs': lambda: Spelt(lambda x: x.abs()), 'mul': Square, 'Branching': Branching,
     'div': lambda: Spelt(lambda x: torch.div(x, .5, rounding_mode='floor')),
     'einsum': lambda: Spelt(lambda x: torch.einsum('nchw,nchw->nchw', x, x)),
-    'multiply': lambda: Spelt(lambda x: torch.multiply(input=x, other=x)),
-    'conv2d': lambda: Spelt(lambda x: F.conv2d(input=x, weight=x[:, :, :1, :1]))}
+    'multiply': lambda: Spelt(lambda x: torch.multiply(input=x, other=x))}
 
 
 @st.composite
