@@ -56,7 +56,7 @@ def test_every_resnet_variant_converts(backbone, layers):
 
 def test_standardised_weights_of_detectors_become_plain_convolutions():
     ann = randomise_norms(MODELS.build(dict(
-        type='DetectoRS_ResNet', depth=50, base_channels=8, conv_cfg=dict(type='ConvAWS'),
+        type='mmdet.DetectoRS_ResNet', depth=50, base_channels=8, conv_cfg=dict(type='ConvAWS'),
         stage_with_sac=(False,) * 4, output_img=False)))
     ann.train(False)
     snn, x = convert(ann, 2), torch.randn(1, 3, 64, 64)
