@@ -58,13 +58,13 @@ def test_standardised_weights_of_detectors_become_plain_convolutions():
     ann = randomise_norms(MODELS.build(dict(
         type='mmdet.DetectoRS_ResNet', depth=50, base_channels=8, conv_cfg=dict(type='ConvAWS'),
         stage_with_sac=(False,) * 4, output_img=False)))
-    ann.train(False)
-    snn, x = convert(ann, 2), torch.randn(1, 3, 64, 64)
+    ann.double().train(False)  # random networks of this depth amplify rounding
+    snn, x = convert(ann, 2), torch.randn(1, 3, 64, 64, dtype=torch.float64)
     assert len(snn.neurons) == 49
     assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in snn.modules())
     with torch.no_grad():
         for output, expected in zip(snn.network(x), ann(x), strict=True):
-            assert (output - expected).norm() < 1e-4 * expected.norm()
+            assert (output - expected).norm() < 1e-8 * expected.norm()
 
 
 def test_leftover_averages_of_weights_are_named_and_not_used(monkeypatch):
