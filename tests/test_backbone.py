@@ -8,10 +8,11 @@ pytest.importorskip('mmdet')
 
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
+from mmengine.logging import MMLogger
 from mmengine.runner import save_checkpoint as mmengine_save_checkpoint
 from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 
-from mmsnn import ConversionError
+from mmsnn import ConversionError, convert
 
 from networks import randomise_norms
 
@@ -51,6 +52,33 @@ def test_every_resnet_variant_converts(backbone, layers):
             torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-4)
     wrapped.calibrate([x], 'none', progress=False)
     assert [o.shape for o in wrapped(x)] == [o.shape for o in wrapped.snn.network(x)]
+
+
+def test_standardised_weights_of_detectors_become_plain_convolutions():
+    ann = randomise_norms(MODELS.build(dict(
+        type='mmdet.DetectoRS_ResNet', depth=50, base_channels=8, conv_cfg=dict(type='ConvAWS'),
+        stage_with_sac=(False,) * 4, output_img=False)))
+    ann.double().train(False)  # random networks of this depth amplify rounding
+    snn, x = convert(ann, 2), torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    assert len(snn.neurons) == 49
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in snn.modules())
+    with torch.no_grad():
+        for output, expected in zip(snn.network(x), ann(x), strict=True):
+            assert (output - expected).norm() < 1e-8 * expected.norm()
+
+
+def test_leftover_averages_of_weights_are_named_and_not_used(monkeypatch):
+    messages = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handle', lambda record: messages.append(record.getMessage()))
+    ann, wrapped = plain(), spiking()
+    state = ann.state_dict()
+    averages = {f'ema_{key.replace(".", "_")}': torch.zeros_like(value) for key, value in state.items()}
+    wrapped.load_state_dict(state | averages)
+    assert torch.equal(wrapped.ann.conv1.weight, ann.conv1.weight)
+    (message,) = [message for message in messages if 'averages' in message]
+    assert 'ema_conv1_weight' in message and f'and {len(averages) - 3} more' in message
+    with pytest.raises(RuntimeError, match='emacs is not in the network'):
+        wrapped.load_state_dict(state | {'emacs': torch.zeros(1)})
 
 
 def test_deformable_convolutions_are_refused_by_name():

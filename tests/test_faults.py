@@ -40,6 +40,7 @@ ROOT = Path(__file__).parent.parent
 register_all_modules()
 KILLS = int(os.environ.get('MMSNN_KILLS', 2))
 HERE = 'test_faults.py::test_'
+FORMS = 'test_forms.py::test_'
 FAULTS = {
     'killed while calibrating': HERE + 'calibration_can_be_killed_at_any_time',
     'killed while writing': HERE + 'no_part_of_a_file_is_ever_seen',
@@ -68,6 +69,15 @@ FAULTS = {
     'EMAHook': 'test_tools.py::test_wrong_configs_say_what_is_wrong',
     'test-time augmentation': HERE + 'time_augmentation_asks_for_a_calibrated_checkpoint',
     'automatic mixed precision': HERE + 'mixed_precision_changes_nothing',
+    'wrapped, scripted or compiled network': FORMS + 'wrapped_and_compiled_networks_are_refused_in_one_line',
+    'float16 or bfloat16 network': FORMS + 'half_precision_is_refused_with_what_to_do',
+    'affine for some arguments alone': 'test_operations.py::test_what_is_not_affine_is_refused',
+    'weights computed from parameters': FORMS + 'subclasses_become_the_layers_that_they_are',
+    'pruned or parametrised layers': FORMS + 'computed_weights_become_plain_ones',
+    'operations on the image or on parameters alone': FORMS + 'what_does_not_vary_in_time_is_not_refused',
+    'averages of weights left in a checkpoint':
+        'test_backbone.py::test_leftover_averages_of_weights_are_named_and_not_used',
+    'calibration batches with labels': 'test_batches.py::test_other_batches_are_refused_in_one_line',
     'gradient checkpointing': 'test_backbone.py::test_every_resnet_variant_converts',
     'deformable convolution among what spikes': 'test_backbone.py::test_deformable_convolutions_are_refused_by_name',
     'deformable convolution left analog': HERE + 'deformable_convolutions_may_stay_analog',

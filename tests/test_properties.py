@@ -11,6 +11,7 @@ import copy
 import io
 import math
 import os
+from collections import OrderedDict
 from datetime import timedelta
 
 import pytest
@@ -75,6 +76,15 @@ class Twice(nn.Module):
         return self.block(self.block(x))
 
 
+class Conv(nn.Conv2d):
+    """A convolution that is traced into: its padding is an operation of its own."""
+
+    def forward(self, x):
+        (height, width), options = self.padding, dict(stride=self.stride, dilation=self.dilation, groups=self.groups)
+        x = F.pad(input=x, pad=(width, width, height, height))
+        return F.conv2d(x, weight=self.weight, bias=self.bias, **options)
+
+
 class Branching(nn.Module):
     """A forward() that torch.fx cannot trace."""
 
@@ -91,16 +101,24 @@ RELUS = {
     'module': nn.ReLU, 'in place': lambda: nn.ReLU(inplace=True), 'relu6': nn.ReLU6, 'F.relu': lambda: Spelt(F.relu),
     'F.relu_': lambda: Spelt(F.relu_), 'F.relu6': lambda: Spelt(F.relu6), 'torch.relu': lambda: Spelt(torch.relu),
     '.relu()': lambda: Spelt(lambda x: x.relu()), '.relu_()': lambda: Spelt(lambda x: x.relu_()),
-    'F.relu inplace': lambda: Spelt(lambda x: F.relu(x, inplace=True))}
+    'F.relu inplace': lambda: Spelt(lambda x: F.relu(x, inplace=True)),
+    'by name': lambda: Spelt(lambda x: F.relu(input=x)),
+    'clamp': lambda: Spelt(lambda x: x.clamp(min=0)), 'clamp, ceiling': lambda: Spelt(lambda x: torch.clamp(x, 0, 6)),
+    'maximum': lambda: Spelt(lambda x: torch.maximum(x, torch.zeros_like(x))), 'Hardtanh': lambda: nn.Hardtanh(0, 4),
+    'threshold': lambda: Spelt(lambda x: F.threshold(x, value=0, threshold=0))}
 POOLS = {
     'AvgPool2d': lambda: nn.AvgPool2d(2), 'F.avg_pool2d': lambda: Spelt(lambda x: F.avg_pool2d(x, 2)),
     'MaxPool2d': lambda: nn.MaxPool2d(2), 'MaxPool2d, overlapping': lambda: nn.MaxPool2d(3, 2, 1),
-    'F.max_pool2d': lambda: Spelt(lambda x: F.max_pool2d(x, 2))}
+    'F.max_pool2d': lambda: Spelt(lambda x: F.max_pool2d(x, 2)),
+    'F.max_pool2d by name': lambda: Spelt(lambda x: F.max_pool2d(kernel_size=2, input=x))}
 INEXACT_POOLS = {'AvgPool2d, overlapping': lambda: nn.AvgPool2d(3, 2, 1)}
 REFUSED = {
     'Sigmoid': nn.Sigmoid, 'GELU': nn.GELU, 'GroupNorm': None, 'LPPool2d': lambda: nn.LPPool2d(2, 1),
     'tanh': lambda: Spelt(torch.tanh), 'softmax': lambda: Spelt(lambda x: F.softmax(x, 1)),
-    'abs': lambda: Spelt(lambda x: x.abs()), 'mul': Square, 'Branching': Branching}
+    'abs': lambda: Spelt(lambda x: x.abs()), 'mul': Square, 'Branching': Branching,
+    'div': lambda: Spelt(lambda x: torch.div(x, .5, rounding_mode='floor')),
+    'einsum': lambda: Spelt(lambda x: torch.einsum('nchw,nchw->nchw', x, x)),
+    'multiply': lambda: Spelt(lambda x: torch.multiply(input=x, other=x))}
 
 
 @st.composite
@@ -127,7 +145,8 @@ def networks(draw, exact=False, refused=False):
         if height + 2 * padding <= dilation * (kernel - 1):  # nothing would be left of the image
             kernel, padding = 1, 0
         groups = draw(st.sampled_from([1, math.gcd(inputs, outputs)]))
-        layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
+        kind = draw(st.sampled_from([nn.Conv2d, Conv]))
+        layer = kind(inputs, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
         return [layer, nn.BatchNorm2d(outputs)] if norm and draw(st.booleans()) else [layer]
 
     def block(kind):
@@ -231,6 +250,31 @@ def test_every_network_converts_into_what_computes_the_same(drawn):
     snn = mmsnn.convert(ann, time_steps=2)
     assert snn.neurons
     torch.testing.assert_close(snn.network(images()), ann(images()), rtol=1e-3, atol=1e-4)
+
+
+STRUCTURES = {'list': lambda y, z: [y, {'z': z}], 'dict': lambda y, z: dict(y=y, z=(z, None)),
+              'OrderedDict': lambda y, z: OrderedDict(z=z, y=[y]), 'tuple': lambda y, z: (y, z)}
+
+
+class Structured(nn.Module):
+    def __init__(self, network, structure):
+        super().__init__()
+        self.body, self.last, self.structure = network[:-1], network[-1], structure
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.structure(x, self.last(x))
+
+
+@profile
+@given(networks(), st.sampled_from(sorted(STRUCTURES)), st.sampled_from([torch.float32, torch.float64]))
+def test_outputs_have_the_structure_and_precision_of_the_anns(drawn, structure, dtype):
+    ann, x = Structured(drawn[0], STRUCTURES[structure]).to(dtype), images().to(dtype)
+    snn, expected = calibrated(ann, 2, x, 'default'), ann(x)
+    for output in (snn(x), snn.network(x)):
+        (found, form), (right, wanted) = map(torch.utils._pytree.tree_flatten, (output, expected))
+        assert form == wanted and type(output) is type(expected)
+        assert all(a is b is None or (a.shape, a.dtype) == (b.shape, b.dtype) for a, b in zip(found, right))
 
 
 @profile

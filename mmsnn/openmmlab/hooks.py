@@ -19,6 +19,8 @@ from ..calibration.procedure import CalibrationReport
 from ..calibration.store import GIBI
 from ..distributed import own
 from .agreement import AgreementMetric
+from .backbone import SpikingBackbone
+from .classifier import SpikingClassifier
 from .metrics import SpikeMetric
 from .registry import HOOKS
 from .wrapper import SpikingWrapper, spiking_parts
@@ -179,9 +181,17 @@ def prepared(dataset, index: int) -> dict:
                          f'{error}): repair it, or take it out of the data set') from error
 
 
-WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN
-HOOK_TYPES = ('mmsnn.CalibrationHook', CalibrationHook)  # how configs may spell it
-METRIC_TYPES = ('mmsnn.SpikeMetric', SpikeMetric, 'mmsnn.AgreementMetric', AgreementMetric)  # of spiking models only
+def spellings(*classes: type) -> tuple:
+    """How configs may name a class: as registered, as itself (in pure Python), or by its path (when dumped)."""
+    return tuple(spelling for kind in classes for spelling in (
+        f'mmsnn.{kind.__name__}', kind, f'{kind.__module__}.{kind.__name__}'))
+
+
+# Where a wrapper has its ANN.
+WRAPPED = dict.fromkeys(spellings(SpikingBackbone), 'backbone') | dict.fromkeys(
+    spellings(SpikingClassifier), 'classifier')
+HOOK_TYPES = spellings(CalibrationHook)
+METRIC_TYPES = spellings(SpikeMetric, AgreementMetric)  # of spiking models only
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
@@ -190,7 +200,7 @@ def test_pipeline(cfg: Config) -> list[dict]:
     if pipeline is None:
         raise ValueError('cfg.test_dataloader.dataset has no pipeline to prepare calibration images with; give '
                          'CalibrationHook a dataset of its own')
-    if any(transform['type'] == 'TestTimeAug' for transform in pipeline):
+    if any(getattr(transform['type'], '__name__', transform['type']) == 'TestTimeAug' for transform in pipeline):
         raise ValueError('test-time augmentation makes several images of each: calibrate first, without --tta '
                          '(tools/calibrate.py), and test the checkpoint that it writes with --tta')
     return pipeline

@@ -1,8 +1,10 @@
 """What the wrappers of backbones and classifiers have in common: an ANN that loads checkpoints, and its conversion."""
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -86,6 +88,7 @@ class SpikingWrapper(BaseModule):
             RuntimeError: the weights are those of another network.
         """
         own = self.ann.state_dict()
+        state = without_averages(state, own)
         missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
         other = [f'{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}'
                  for key, value in own.items() if key in state and state[key].shape != value.shape]
@@ -101,6 +104,16 @@ class SpikingWrapper(BaseModule):
             state._metadata = own._metadata  # type: ignore[attr-defined]  # torchvision's MNASNet asks for its version
         self.ann.load_state_dict(state, strict=False)
         self.convert()
+
+
+def without_averages(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Leave out the ``ema_*`` copies of weights that EMAHook of mmcv 1 left in checkpoints; a warning names them."""
+    averages = [key for key in state if key.rpartition('.')[2].startswith('ema_') and key not in set(own)]
+    if averages:
+        more = f' and {len(averages) - 3} more' if len(averages) > 3 else ''
+        print_log(f'the checkpoint holds averages of weights beside the weights, which are not used: '
+                  f'{", ".join(averages[:3])}{more}', 'current', logging.WARNING)
+    return {key: value for key, value in state.items() if key not in averages}
 
 
 def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
