@@ -89,7 +89,7 @@ def test_tour_shows_a_picture_a_table_and_a_page(demo, shown):
     assert '<img' in page and [row['pipeline'] for row in report['rows']] == ['ann', 'none', 'signed']
     # The picture and the first score come before the page, each in a line of its own, also in a file.
     assert '\r' not in shown and shown.index('picture: ') < shown.index('the page: ')
-    assert 'RetinaNet, signed, T = 2: started' in shown and 'rows were not begun' not in shown
+    assert 'rows were not begun' not in shown
 
 
 def test_a_row_is_what_the_test_script_prints(demo, shown, tmp_path):
