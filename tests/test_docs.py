@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import mmsnn
+from mmsnn.neurons.model import NEURONS
 from mmsnn.neurons.thresholds import RULES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,8 +68,8 @@ def test_quick_start_runs(tmp_path, monkeypatch, capsys):
     assert (again(scope['x']) == scope['y']).all()
 
 
-def test_extending_adds_a_rule_and_a_pipeline():
-    rules, pipelines = dict(RULES), dict(mmsnn.PIPELINES)
+def test_extending_adds_a_rule_a_pipeline_and_a_kind_of_neuron():
+    before = [(own, dict(own)) for own in (RULES, mmsnn.PIPELINES, NEURONS)]
     try:
         for program in programs('extending.md'):
             exec(compile(program, 'extending.md', 'exec'), {})
@@ -80,10 +81,15 @@ def test_extending_adds_a_rule_and_a_pipeline():
         assert neuron.threshold.item() == pytest.approx(1.2 + 3 * 3.96 ** .5, rel=.01)
         mmsnn.calibrate(snn, [values], 'careful', progress=False)
         assert neuron.rule.signed and neuron.rule.max_spikes == 1 and snn.settings['rounds'] == 2
+        mmsnn.calibrate(snn, [values], 'none', neuron='double', progress=False)
+        threshold = neuron.threshold.item()
+        # Two spikes at a time in four steps: the mean is a multiple of half the threshold, at most twice it.
+        rates = snn(threshold * torch.tensor([.2, .8, 1.3, 9.])[:, None])[:, 0] / threshold
+        torch.testing.assert_close(rates, torch.tensor([0., 1., 1.5, 2.]))
     finally:
-        for own, before in ((RULES, rules), (mmsnn.PIPELINES, pipelines)):
+        for own, entries in before:
             own.clear()
-            own.update(before)
+            own.update(entries)
 
 
 def messages() -> str:

@@ -36,7 +36,8 @@ class Cost:
 
     Attributes:
         images: how many.
-        spikes: of each layer of neurons.
+        spikes: of each layer of neurons, by size: a burst of k, or a spike of k times the threshold, counts as k.
+        events: the same, whatever their size.
         neurons: of each layer of neurons, summed over images (image sizes may differ).
         synaptic_operations: caused by the spikes of each layer of neurons.
         analog_macs: multiply-accumulate operations on the image itself: the layers before the first neurons, which

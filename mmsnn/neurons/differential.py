@@ -17,7 +17,7 @@ LARGEST = 2.  # of them, in largest activations
 REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Differential(NeuronModel):
     """Sends the difference between its activation and what it has sent so far, as one spike of a few sizes.
 

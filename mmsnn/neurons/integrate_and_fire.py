@@ -12,7 +12,7 @@ RESETS = ('subtract', 'zero')
 Bias = Tensor | Sequence[Tensor] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FiringRule(NeuronModel):
     """How integrate-and-fire neurons fire and reset.
 

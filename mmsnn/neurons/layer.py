@@ -110,3 +110,22 @@ class IFNeuron(nn.Module):
             if stored is not None and stored.shape != buffer.shape:
                 setattr(self, name, buffer.new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        parts = [repr(self.rule), f'threshold={span(self.threshold)}']
+        if self.activation is not None:
+            parts.append(f'activation={self.activation!r}')
+        elif self.ceiling < math.inf:
+            parts.append(f'ceiling={self.ceiling:g}')
+        return ', '.join(parts)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.extra_repr()})'  # one line, also with an activation
+
+
+def span(threshold: Tensor) -> str:
+    """The range of thresholds in words."""
+    if threshold.isnan().any():
+        return 'not chosen'
+    low, high = threshold.min().item(), threshold.max().item()
+    return f'{low:.3g}' if low == high else f'{low:.3g} to {high:.3g}'

@@ -3,7 +3,7 @@
 A new kind of neuron is one class, registered in :data:`NEURONS`; docs/extending.md shows one.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -103,6 +103,11 @@ class NeuronModel:
     def half_level(self, threshold: Tensor, time_steps: int) -> Tensor:
         """Half of the charge that raises the mean output by a level: turns ClipFloor into ClipRound [section 4.3]."""
         return threshold * (self.peak * time_steps / (2 * self.levels(time_steps)))
+
+    def __repr__(self) -> str:
+        chosen = [f'{field.name}={getattr(self, field.name)!r}' for field in fields(self)
+                  if getattr(self, field.name) != field.default]
+        return f'{type(self).__name__}({", ".join(chosen)})'
 
 
 def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tensor | Sequence[Tensor], state: State,

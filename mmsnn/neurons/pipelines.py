@@ -92,6 +92,15 @@ class Pipeline:
         """How neurons fire in a simulation of T steps."""
         return NEURONS[self.neuron].of(self, time_steps)
 
+    def changes(self, name: str) -> list[str]:
+        """Which choices differ from those of a named pipeline, in text; a name that is none means the defaults."""
+        named, own = PIPELINES.get(name, Pipeline()), {**asdict(self), 'tune': tuple(self.tune)}
+        return [f'{key}={value!r}' for key, value in own.items() if value != getattr(named, key)]
+
+    def __repr__(self) -> str:
+        nearest = min(PIPELINES, key=lambda name: len(self.changes(name)))
+        return f'make_pipeline({", ".join([repr(nearest), *self.changes(nearest)])})'
+
     @property
     def simulates(self) -> bool:
         """Whether anything needs more than the ANN's activations: a simulation of every layer."""

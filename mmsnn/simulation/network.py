@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx, nn
 
-from ..neurons.layer import IFNeuron
+from ..neurons.layer import IFNeuron, span
 from ..neurons.model import per_channel
 from ..neurons.pipelines import Pipeline
 from .loop import TimeLoop
@@ -263,6 +263,18 @@ class SpikingNetwork(nn.Module):
             raise RuntimeError('this calibrated state is that of another network, or of other include/exclude '
                                'patterns:\n  ' + '\n  '.join(wrong[:8]) + more
                                + '\nUse the config that it was calibrated with, or calibrate the ANN again.')
+
+    def __repr__(self) -> str:
+        parts = [f'time_steps={self.time_steps}', f'coding={self.coding!r}', f'layers={len(self.neuron_nodes)}']
+        if self.settings is None:
+            parts.append('not calibrated')
+        else:
+            name, chosen = self.settings['pipeline'], read_settings(self._settings)[1]
+            thresholds = torch.cat([neuron.threshold.flatten() for neuron in self.neurons.values()])
+            parts += [f'pipeline={name!r}', *chosen.changes(name), f'thresholds={span(thresholds)}']
+        usual = dict(dtype='float32', compile=False, readout='spikes', delay=0)
+        parts += [f'{key}={getattr(self, key)!r}' for key, value in usual.items() if getattr(self, key) != value]
+        return f'SpikingNetwork({", ".join(parts)}; modules: print(snn.network))'
 
 
 def read_settings(stored: Tensor) -> tuple[dict, Pipeline]:
