@@ -36,15 +36,15 @@ def exact(snn):
     are exact over powers of two alone, so that images are to be such that pooling leaves as many positions.
     """
     with torch.no_grad():
-        for norm in snn.network.modules():
-            if isinstance(norm, torch.nn.BatchNorm2d):  # divides by sqrt(var + eps)
-                norm.eps = 0.
-                norm.running_var.copy_(4. ** norm.running_var.log2().div(2).round())
         for value in snn.network.parameters():
             value.copy_((value * 64).round() / 64)
         for name, value in snn.network.named_buffers():
             if value.is_floating_point():
                 value.copy_((value * 64).round().clamp(min=1 if name.endswith('threshold') else -2 ** 20) / 64)
+        for norm in snn.network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):  # divides by sqrt(var + eps)
+                norm.eps = 2. ** -10
+                norm.running_var.copy_(4. ** norm.running_var.log2().div(2).round() - norm.eps)
     return snn
 
 
