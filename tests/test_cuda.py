@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from test_engine import RULES, assert_same, eager, exact, inputs
+from test_engine import RULES, assert_same, eager, exact, inputs, load
 
 import mmsnn
 
@@ -25,7 +25,7 @@ def calibrated(network, calibration, **fast):
     mmsnn.calibrate(plain, [inputs()], progress=False, **calibration)
     exact(plain)
     other = mmsnn.convert(ann, T, **fast)
-    other.load_state_dict(plain.state_dict())
+    load(other, plain)
     return plain, other.cuda()
 
 

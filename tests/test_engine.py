@@ -61,8 +61,16 @@ def both(network, x, conversion=None, calibration=None, **fast):
     mmsnn.calibrate(plain, [x], progress=False, **(calibration or dict(pipeline='signed')))
     exact(plain)
     other = mmsnn.convert(ann, T, **conversion, **fast)
-    other.load_state_dict(plain.state_dict())
+    load(other, plain)
     return plain, other
+
+
+def load(other, snn):
+    """Load what another network holds, and what a state does not hold of its normalisations."""
+    other.load_state_dict(snn.state_dict())
+    for norm, given in zip(other.network.modules(), snn.network.modules()):
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.eps = given.eps
 
 
 def eager(snn):
