@@ -167,9 +167,10 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
     neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
     neuron.threshold = threshold = threshold.to(neuron.threshold.dtype)  # that of the ANN
     neuron.bias, neuron.initial_potential = torch.zeros_like(threshold), torch.zeros_like(threshold)
-    if pipeline.shift == 'bias':
+    shift = pipeline.shift if 'shift' in neuron.rule.options else None
+    if shift == 'bias':
         neuron.bias = neuron.rule.half_level(threshold, time_steps) / time_steps
-    elif pipeline.shift == 'potential':
+    elif shift == 'potential':
         neuron.initial_potential = neuron.rule.half_level(threshold, time_steps)
 
 

@@ -39,6 +39,16 @@ class Differential(NeuronModel):
     uniform: bool = False
 
     coding = 'differential'
+    options = ('sizes', 'uniform')
+
+    @classmethod
+    def check(cls, pipeline) -> None:
+        super().check(pipeline)
+        if pipeline.sizes < 1:
+            raise ValueError(f'sizes must be at least 1, not {pipeline.sizes}')
+        if pipeline.threshold not in ('mmse', 'max'):
+            raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
+                             "choose 'mmse' or 'max'")
 
     @classmethod
     def of(cls, pipeline, time_steps: int) -> 'Differential':

@@ -44,6 +44,8 @@ class FiringRule(NeuronModel):
     max_spikes: int = 1
     max_rate: int = 1
 
+    options = (*NeuronModel.options, 'reset', 'signed', 'max_spikes', 'max_rate')
+
     @classmethod
     def of(cls, pipeline, time_steps: int) -> 'FiringRule':
         most = pipeline.max_rate * time_steps

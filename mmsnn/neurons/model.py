@@ -4,6 +4,7 @@ A new kind of neuron is one class, registered in :data:`NEURONS`; docs/extending
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,23 @@ class NeuronModel:
     """
 
     coding = 'rate'
+    # Fields of a Pipeline that not every kind of neuron knows, and those that this one does.
+    special = ('reset', 'signed', 'max_spikes', 'max_rate', 'shift', 'potential', 'bias_per_step', 'rounding', 'sizes',
+               'uniform')
+    options: ClassVar[tuple[str, ...]] = ('shift', 'potential', 'bias_per_step', 'rounding')
+
+    @classmethod
+    def check(cls, pipeline) -> None:
+        """Check the choices of a pipeline for this kind of neurons.
+
+        Raises:
+            ValueError: one that cannot take effect.
+        """
+        defaults = {field.name: field.default for field in fields(pipeline)}
+        for name in cls.special:
+            value = getattr(pipeline, name)
+            if name not in cls.options and value not in (defaults[name], None):
+                raise ValueError(f'{name}={value!r} has no effect on neurons of kind {pipeline.neuron!r}: omit it')
 
     @classmethod
     def of(cls, pipeline, time_steps: int) -> 'NeuronModel':

@@ -76,6 +76,7 @@ class Pipeline:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f'{name} must be one of {values}, not {getattr(self, name)!r}')
+        NEURONS[self.neuron].check(self)
         if not {'bias', 'threshold'}.issuperset(self.tune):
             raise ValueError(f"tune may hold 'bias' and 'threshold', not {self.tune!r}")
         if self.max_spikes is not None and self.max_spikes < 1:
@@ -118,7 +119,7 @@ PIPELINES = {
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     # Neurons that send changes, as spikes of a few sizes; nothing depends on T.
-    'differential': Pipeline(neuron='differential', shift=None, bias=True),
+    'differential': Pipeline(neuron='differential', bias=True),
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
