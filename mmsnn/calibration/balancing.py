@@ -3,11 +3,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..distributed import number_of, owner, processes, send
 from ..neurons.integrate_and_fire import per_channel
 from ..neurons.thresholds import positive
+from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
 
 BATCHES = 160
@@ -48,7 +48,7 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_
         batches = list(batches)
         device = batches[0].device
         number = number_of(batches, device)
-        for step in tqdm(range(count), 'thresholds', unit='batch', disable=not progress):
+        for step in progress_bar(range(count), 'thresholds', unit='batch', disable=not progress):
             process, index = owner(step % number)
             if step == 0 or process == processes()[0]:
                 snn.network(batches[index])  # the first time everywhere, which tells the number of channels
