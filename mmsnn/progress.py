@@ -3,6 +3,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from typing import TypeAlias
 
 from tqdm import tqdm
 
@@ -63,7 +64,7 @@ class LoggedProgress:
         self.close()
 
 
-Bar = tqdm | LoggedProgress
+Bar: TypeAlias = tqdm | LoggedProgress
 
 
 def progress_bar(iterable: Iterable | None = None, desc: str = '', total: int | None = None, unit: str = 'step',
