@@ -3,6 +3,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from tqdm import tqdm
@@ -90,3 +91,28 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f'{seconds:.0f} s'
     return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
+
+
+class PassedOn(logging.Handler):
+    """Hands messages to another logger."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__()
+        self.logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.logger.handle(record)
+
+
+@contextmanager
+def passed_on(logger: logging.Logger) -> Iterator[None]:
+    """Let what mmsnn logs appear in another logger, once: mmengine's are outside of the hierarchy of ``logging``."""
+    before = LOGGER.propagate, LOGGER.level, LOGGER.handlers[:]
+    LOGGER.handlers = [handler for handler in before[2] if not isinstance(handler, PassedOn)] + [PassedOn(logger)]
+    LOGGER.propagate = False
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.propagate, LOGGER.handlers = before[0], before[2]
+        LOGGER.setLevel(before[1])

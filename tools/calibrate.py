@@ -14,6 +14,7 @@ from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 
 from mmsnn.files import save_checkpoint
+from mmsnn.openmmlab.checks import CheckpointError, ConfigError
 from mmsnn.openmmlab.scripts import check_checkpoint, check_writable, load_calibrated
 
 
@@ -33,7 +34,11 @@ def main() -> None:
         parser.error(f'--out {args.out} is a folder; name the file to write')
     check_checkpoint(args.checkpoint)
     check_writable(args.out)
-    runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher)
+    try:
+        runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir,
+                                              args.launcher, anew=True)
+    except (CheckpointError, ConfigError) as error:
+        sys.exit(str(error))
     if is_main_process():
         save_checkpoint(model, args.out, meta=meta)
         runner.logger.info(f'saved {args.out}')

@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..experiments.jobs import keep_freed_memory
+from .checks import CheckpointError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
@@ -120,6 +121,8 @@ def run_script(name: str) -> None:
     Raises:
         SystemExit: The config, the package or its script is missing.
     """
+    from .preflight import check_command
+
     # Data and checkpoints may be anywhere, but `mmsnn` must import even where it is not installed.
     sys.path.insert(0, str(ROOT))
     config = find_config(sys.argv[1:])
@@ -134,6 +137,8 @@ def run_script(name: str) -> None:
     positional = [argument for argument in sys.argv[1:] if argument.endswith(('.pth', '.pt', '.ckpt'))]
     if name == 'test' and positional and config is not None:
         check_checkpoint(positional[0])
+    if config is not None:
+        check_command(config, positional[0] if name == 'test' and positional else None)
     if 'pytorch' in sys.argv and start_without_gpu():
         at = sys.argv.index('--cfg-options') + 1 if '--cfg-options' in sys.argv else len(sys.argv)
         sys.argv[at:at] = ['--cfg-options'] * (at == len(sys.argv)) + [f'{k}={v}' for k, v in DDP_WITHOUT_GPU.items()]
@@ -144,20 +149,33 @@ def run_script(name: str) -> None:
     if not script.is_file():
         sys.exit(f'{scope} carries no {script}; install it as a wheel, or run tools/{name}.py of its source directly')
     keep_freed_memory()
-    runpy.run_path(str(script), run_name='__main__')
+    try:
+        runpy.run_path(str(script), run_name='__main__')
+    except (CheckpointError, ConfigError) as error:
+        sys.exit(str(error))
 
 
 def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = None, work_dir: str | None = None,
-                    launcher: str = 'none') -> tuple[Runner, nn.Module, dict]:
+                    launcher: str = 'none', anew: bool = False) -> tuple[Runner, nn.Module, dict]:
     """Build a spiking model and load a checkpoint; that of an ANN is calibrated as the config's CalibrationHook says.
+
+    Args:
+        config: of the spiking model.
+        checkpoint: of its ANN, or calibrated.
+        cfg_options: override settings of the config.
+        work_dir: where the log goes.
+        launcher: of the processes, as mmengine names them.
+        anew: refuse a checkpoint that has been calibrated already.
 
     Returns:
         The runner, the model, and the checkpoint's ``meta``.
 
     Raises:
-        ValueError: the config names no CalibrationHook.
+        ValueError: the config names no CalibrationHook, or asks it for what does not exist.
+        CheckpointError: the checkpoint is that of another model, or there is nothing to calibrate in it.
     """
-    from mmsnn.openmmlab.hooks import calibration_hook
+    from .hooks import calibration_hook
+    from .wrapper import spiking_parts
 
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(cfg_options or {})
@@ -171,5 +189,7 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
     runner = Runner.from_cfg(cfg)
     loaded = runner.load_checkpoint(checkpoint)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if anew and all(part.calibrated for part in spiking_parts(model).values()):
+        raise CheckpointError(f"checkpoint '{checkpoint}' is calibrated already: name the checkpoint of the ANN")
     hook.calibrate(model, cfg, runner.logger)
     return runner, model, loaded.get('meta', {})

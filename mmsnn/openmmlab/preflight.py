@@ -1,0 +1,44 @@
+"""What a command finds out before it builds a model: wrong choices, and a spiking checkpoint for an ANN's config."""
+import argparse
+import os
+import sys
+from zipfile import is_zipfile
+
+import torch
+from mmengine.config import Config, DictAction
+
+from .checks import ConfigError, is_calibrated
+from .hooks import HOOK_TYPES, WRAPPED, calibration_hook
+from .scripts import UNSAFE
+
+
+def check_command(config: str, checkpoint: str | None) -> None:
+    """Check a config, with the ``--cfg-options`` of the command line, and the checkpoint that it is tested with.
+
+    Raises:
+        SystemExit: the config asks CalibrationHook for a pipeline, option or value that does not exist, or the
+            checkpoint is calibrated and the config that of an ANN, which would run with random weights.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    cfg = Config.fromfile(config)  # what it imports may add pipelines and threshold rules
+    cfg.merge_from_dict(parser.parse_known_args(sys.argv[1:])[0].cfg_options)
+    if any(hook['type'] in HOOK_TYPES for hook in cfg.get('custom_hooks') or []):
+        try:
+            calibration_hook(cfg)
+        except ConfigError as error:
+            sys.exit(f"config '{config}': {error}")
+    if checkpoint is None or '://' in checkpoint or spikes(cfg.get('model')):
+        return
+    loaded = torch.load(checkpoint, map_location='cpu', weights_only=UNSAFE not in os.environ,
+                        mmap=is_zipfile(checkpoint) or None)
+    if isinstance(loaded, dict) and is_calibrated(loaded.get('state_dict', loaded)):
+        sys.exit(f"checkpoint '{checkpoint}' holds a calibrated spiking network, but the model of config '{config}' "
+                 'is an ANN: test it with the config that it was calibrated with')
+
+
+def spikes(model: object) -> bool:
+    """Whether a model config has a spiking part, of mmsnn's or a class of the user's own derived from it."""
+    if isinstance(model, dict):
+        return model.get('type') in WRAPPED or 'time_steps' in model or any(map(spikes, model.values()))
+    return isinstance(model, (list, tuple)) and any(map(spikes, model))
