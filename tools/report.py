@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, help='folder to write to (default: work_dirs/report/<config name>)')
     parser.add_argument('--restart', action='store_true', help='forget the runs of an earlier report')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
-                        help='override settings of the config, such as custom_hooks.0.iterations=500')
+                        help='override settings of the config, such as custom_hooks.0.batch_size=4')
     args = parser.parse_args()
     out = args.out or Path('work_dirs', 'report', Path(args.config).stem)
     if not Path(args.checkpoint).is_file() and '://' not in args.checkpoint:

@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mmsnn.experiments.jobs import CORES
-from mmsnn.experiments.runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
+from mmsnn.experiments.methods import choices_table, parse_pipeline, readable
+from mmsnn.experiments.runs import AXES, CEILING, complete, evaluate, jobs_of, shown_metric, stored_rows
 from mmsnn.openmmlab.scripts import check_checkpoint
 
 
@@ -45,7 +46,10 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     axes = [axis for axis in AXES if axis not in (column, 'seed') and (axis == 'pipeline' or len(values[axis]) > 1)]
     columns = sorted(values[column], key=lambda value: value or 0)
     found: dict[str, dict] = {}
+    named = readable(row['pipeline'] for row in rows)
+    labels: dict[str, str] = {}  # of the table: the figure's
     for row in rows:
+        labels[label(row, axes)] = label(dict(row, pipeline=named[row['pipeline']]), axes)
         found.setdefault(label(row, axes), {}).setdefault(row[column], []).append(row)
 
     def cell(group: list[dict], key: str, digits: int, unit: float) -> str:
@@ -71,7 +75,9 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     tables += [table('synaptic_operations', 1, f'synaptic operations per image, millions{macs}', 1e6),
                table('spikes_per_neuron', 2, 'spikes per neuron'),
                table('calibration_seconds', 1, 'calibration, seconds')]
-    curves = {method: [(c, statistics.mean(s := [row[metric] for row in group]),
+    if choices := choices_table(rows):
+        tables.append(choices)
+    curves = {labels[method]: [(c, statistics.mean(s := [row[metric] for row in group]),
                         statistics.stdev(s) if len(s) > 1 else 0.,
                         statistics.mean(row['synaptic_operations'] for row in group)) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}
@@ -106,7 +112,7 @@ def main() -> None:
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/sweep/<config name>')
     parser.add_argument('--restart', action='store_true', help='forget the rows of an earlier sweep')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
-                        help='override settings of the config, such as custom_hooks.0.iterations=500')
+                        help='override settings of the config, such as custom_hooks.0.batch_size=4')
     args = parser.parse_args()
     cfg = Config.fromfile(args.config)  # what it imports may add pipelines and threshold rules
     for pipeline in args.pipelines:
@@ -116,7 +122,10 @@ def main() -> None:
             parser.error(f'--pipelines {pipeline}: {error}')
 
     cfg.merge_from_dict(args.cfg_options)
-    calibration_hook(cfg)  # complains where there is none, or a wrong one
+    try:
+        calibration_hook(cfg)  # complains where there is none, or a wrong one
+    except ValueError as error:
+        parser.error(str(error))
     check_checkpoint(args.checkpoint)
     work_dir = args.work_dir or Path('work_dirs', 'sweep', Path(args.config).stem)
     work_dir.mkdir(parents=True, exist_ok=True)
