@@ -221,7 +221,8 @@ def test_log_says_what_spikes(logged):
     assert logged[1] == [('INFO', "mmsnn: backbone (Sequential, 2 layers of neurons) spikes for T = 4 steps; pipeline "
                                   "'light', rounds=2; calibration images: 2 of CocoDataset data/digits/train.json")]
     hook_for(pipeline='light', weights=True, iterations=2).calibrate(runner.model, CFG, logged[0])
-    assert any("calibrating backbone: pipeline 'light', weights=True, iterations=2, T = 4, 2 images" in text for _, text in logged[1])
+    expected = "calibrating backbone: pipeline 'light', weights=True, iterations=2, T = 4, 2 images"
+    assert any(expected in text for _, text in logged[1])
 
 
 def test_messages_of_the_core_appear_in_the_log_once(logged, caplog):
