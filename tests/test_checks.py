@@ -94,6 +94,22 @@ def test_commands_check_before_they_build(tmp_path, monkeypatch):
             check_command(str(config), None)
 
 
+def test_commands_start_with_what_mmsnn_does(tmp_path, monkeypatch, capsys):
+    config = tmp_path / 'config.py'
+    config.write_text("custom_imports = dict(imports=['mmsnn'])\n"
+                      "model = dict(type='X', backbone=dict(type='mmsnn.SpikingBackbone', time_steps=4, "
+                      "backbone=dict(type='ResNet')))\n"
+                      "train_dataloader = dict(dataset=dict(type='CocoDataset', ann_file='train.json'))\n"
+                      "custom_hooks = [dict(type='mmsnn.CalibrationHook', num_images=9)]\n")
+    monkeypatch.setattr('sys.argv', ['test.py', str(config), 'x.pth', '--cfg-options', 'custom_hooks.0.max_rate=1'])
+    check_command(str(config), 'x.pth')
+    assert capsys.readouterr().out == ("mmsnn: ResNet spikes for T = 4 steps; pipeline 'signed', max_rate=1; "
+                                       "calibration images: 9 of CocoDataset train.json\n")
+    monkeypatch.setenv('RANK', '1')
+    check_command(str(config), 'x.pth')
+    assert capsys.readouterr().out == ''
+
+
 def test_calibrated_checkpoint_for_the_config_of_an_ann_is_refused(tmp_path, monkeypatch):
     config, path = tmp_path / 'config.py', tmp_path / 'snn.pth'
     monkeypatch.setattr('sys.argv', ['test.py', str(config), str(path)])

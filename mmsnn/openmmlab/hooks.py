@@ -78,8 +78,7 @@ class CalibrationHook(Hook):
     def before_run(self, runner: Runner) -> None:
         for name, part in find_parts(unwrapped(runner.model)).items():
             runner.logger.info(f'mmsnn: {name} ({type(part.ann).__name__}, {len(part.snn.neurons)} layers of neurons) '
-                               f'spikes for T = {part.snn.time_steps} steps; {self.method()}; calibration images: '
-                               f'{self.num_images} of {self.source(runner.cfg)}')
+                               f'spikes for T = {part.snn.time_steps} steps; {self.plan(runner.cfg)}')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = unwrapped(runner.model)
@@ -117,6 +116,10 @@ class CalibrationHook(Hook):
         """The pipeline by name, and how its choices differ from that pipeline's own."""
         changed = differences(self.pipeline, make_pipeline(self.pipeline, **self.choices()))
         return f'pipeline {self.pipeline!r}' + ''.join(f', {key}={value!r}' for key, value in changed.items())
+
+    def plan(self, cfg: Config) -> str:
+        """What the hook will do where the checkpoint is not calibrated."""
+        return f'{self.method()}; calibration images: {self.num_images} of {self.source(cfg)}'
 
     def choices(self) -> dict:
         """What the options say about the calibration itself, seed included."""

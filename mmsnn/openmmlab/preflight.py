@@ -25,9 +25,12 @@ def check_command(config: str, checkpoint: str | None) -> None:
     cfg.merge_from_dict(parser.parse_known_args(sys.argv[1:])[0].cfg_options)
     if any(hook['type'] in HOOK_TYPES for hook in cfg.get('custom_hooks') or []):
         try:
-            calibration_hook(cfg)
+            hook = calibration_hook(cfg)
         except ConfigError as error:
             sys.exit(f"config '{config}': {error}")
+        if checkpoint is not None and os.environ.get('RANK', '0') == '0':
+            # Before all that OpenMMLab has to say, of itself and of the machine.
+            print('\n'.join(announcement(cfg.model, hook.plan(cfg))), flush=True)
     if checkpoint is None or '://' in checkpoint or spikes(cfg.get('model')):
         return
     loaded = torch.load(checkpoint, map_location='cpu', weights_only=UNSAFE not in os.environ,
@@ -35,6 +38,17 @@ def check_command(config: str, checkpoint: str | None) -> None:
     if isinstance(loaded, dict) and is_calibrated(loaded.get('state_dict', loaded)):
         sys.exit(f"checkpoint '{checkpoint}' holds a calibrated spiking network, but the model of config '{config}' "
                  'is an ANN: test it with the config that it was calibrated with')
+
+
+def announcement(model: object, plan: str) -> list[str]:
+    """A line for each spiking part of a model config, with what the hook will do."""
+    if isinstance(model, dict):
+        inner = model.get(WRAPPED.get(model.get('type', ''), ''))
+        if inner is not None:
+            kind = inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__
+            return [f'mmsnn: {kind} spikes for T = {model["time_steps"]} steps; {plan}']
+        return [line for value in model.values() for line in announcement(value, plan)]
+    return [line for value in model for line in announcement(value, plan)] if isinstance(model, (list, tuple)) else []
 
 
 def spikes(model: object) -> bool:
