@@ -38,6 +38,7 @@ class Worker:
         self._runner: Any = None
         self.own = hook_of(self.cfg)
         self.num_images = 0
+        self.running: dict = {}
 
     @classmethod
     def get(cls, *arguments) -> 'Worker':
@@ -62,11 +63,11 @@ class Worker:
         runner, hook, part = self.spiking_runner()
         part.convert(time_steps=job['time_steps'])
         hook.pipeline, hook.seed = parse_pipeline(job['pipeline'])[0], job['seed']
+        hook.options = {**self.running, **job_options(job, self.own)}
         hook.num_images = job['num_images'] or self.num_images
         started = time.time()
         batches, histograms = self.calibration_data()
-        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms, **hook.options,
-                             **job_options(job, self.own))
+        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms, **hook.options)
         calibrated = time.time()
         with mmsnn.CostCounter(part.snn) as counter:
             metrics = test(runner)
@@ -92,8 +93,8 @@ class Worker:
             self._runner.load_or_resume()
             hook = next(hook for hook in self._runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
             self.num_images = hook.num_images
-            hook.options = {key: hook.options[key] for key in RUNNING if key in hook.options}  # others: self.own
-            hook.options['progress'] = False  # rows tell how far the sweep is
+            self.running = {key: hook.options[key] for key in RUNNING if key in hook.options}
+            self.running['progress'] = hook.options['progress'] = False  # rows tell how far the sweep is
         hook = next(hook for hook in self._runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
         (part,) = spiking_parts(self._runner.model).values()
         return self._runner, hook, part
