@@ -18,7 +18,7 @@ import mmsnn
 from mmsnn.cli import COMMANDS, main
 from mmsnn.commands import export as export_command
 from mmsnn.experiments.jobs import run_jobs
-from mmsnn.experiments.runs import parse_pipeline
+from mmsnn.experiments.methods import parse_pipeline
 from mmsnn.export.formats import NEEDS
 from mmsnn.machine import CORES
 from mmsnn.mistakes import mistake_of

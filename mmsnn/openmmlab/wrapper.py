@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..calibration.procedure import CalibrationReport, calibrate
 from ..conversion.placing import convert
 from ..simulation.network import SpikingNetwork
+from .checks import CheckpointError
 
 
 class SpikingWrapper(BaseModule):
@@ -83,7 +84,7 @@ class SpikingWrapper(BaseModule):
         """Load the ANN's own weights and convert it anew.
 
         Raises:
-            RuntimeError: the weights are those of another network.
+            CheckpointError: the weights are those of another network.
         """
         own = self.ann.state_dict()
         missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
@@ -93,7 +94,7 @@ class SpikingWrapper(BaseModule):
         if missing or other:
             listed = [f'{key} is missing in the checkpoint' for key in missing] + other
             more = f'\n  ... and {len(listed) - 8} more' if len(listed) > 8 else ''
-            raise RuntimeError(
+            raise CheckpointError(
                 f'the checkpoint does not fit the ANN ({type(self.ann).__name__}) that is to be converted:\n  '
                 + '\n  '.join(listed[:8]) + more + '\nUse the checkpoint that was trained with this config.')
         state = OrderedDict(state)
@@ -103,14 +104,19 @@ class SpikingWrapper(BaseModule):
         self.convert()
 
 
+def find_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
+    """The spiking parts of a model by name, if it has any."""
+    return {name or type(module).__name__: module for name, module in model.named_modules()
+            if isinstance(module, SpikingWrapper)}
+
+
 def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
     """The spiking backbones of a model by name, or the spiking classifier that it is.
 
     Raises:
         RuntimeError: there is none.
     """
-    parts = {name or type(module).__name__: module for name, module in model.named_modules()
-             if isinstance(module, SpikingWrapper)}
+    parts = find_parts(model)
     if not parts:
         raise RuntimeError(
             'the model has no spiking part to calibrate: wrap the backbone of a detector, '
