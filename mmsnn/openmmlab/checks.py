@@ -94,7 +94,7 @@ def check_fits(model: nn.Module, state: dict[str, Tensor]) -> None:
     def load(module: nn.Module, prefix: str) -> None:
         if any(isinstance(child, SpikingNetwork) for child in module.children()):  # a wrapper
             if not any(key.startswith(prefix) for key in state):
-                missing.append(f'{prefix}*')
+                missing.append(f'{prefix}*' if prefix else 'every weight')
             return
         module._load_from_state_dict(state, prefix, metadata.get(prefix[:-1], {}), True, missing, unexpected, errors)
         for name, child in module._modules.items():
