@@ -11,17 +11,21 @@ EXTRAS = {'mmengine': 'openmmlab', 'mmcv': 'openmmlab', 'mmdet': 'openmmlab', 'm
           'onnxruntime': 'dev', 'spikingjelly': 'dev'}
 
 
+class Mistake(Exception):
+    """What a config or a checkpoint has wrong. Its text alone tells the user what to do, wherever it was raised."""
+
+
 def mistake_of(error: Exception) -> str | None:
     """What to tell the user about an error that is theirs to mend, in one line; None for a bug.
 
-    Theirs is what this package, or mmengine's registry, refuses by a ``raise`` of its own, a file that is missing or
-    must not be used, and an optional package that is not installed. What such an error was turned into on its way
-    counts too, as long as its message is still part of it.
+    Theirs is a :class:`Mistake`, what else this package, or mmengine's registry, refuses by a ``raise`` of its own, a
+    file that is missing or must not be used, and an optional package that is not installed. What such an error was
+    turned into on its way counts too, as long as its message is still part of it.
     """
     for cause in _causes(error):
         if isinstance(cause, ModuleNotFoundError) and cause.name in EXTRAS:
             return f"'{cause.name}' is not installed: pip install 'mmsnn[{EXTRAS[cause.name]}]'"
-        if isinstance(cause, FILES) or _refused(cause):
+        if isinstance(cause, (Mistake, *FILES)) or _refused(cause):
             return _one_line(cause)
     return None
 

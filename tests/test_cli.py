@@ -18,7 +18,7 @@ import mmsnn
 from mmsnn.cli import COMMANDS, main
 from mmsnn.commands import export as export_command
 from mmsnn.experiments.jobs import run_jobs
-from mmsnn.experiments.runs import parse_pipeline
+from mmsnn.experiments.methods import parse_pipeline
 from mmsnn.export.formats import NEEDS
 from mmsnn.machine import CORES
 from mmsnn.mistakes import mistake_of
@@ -53,6 +53,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / 'no_module.py').write_text("custom_imports = dict(imports=['no_such_module'])\n")
     (tmp_path / 'no_scope.py').write_text('model = dict()\n')
     torch.save(dict(state_dict={}), tmp_path / 'ann.pth')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        ann = MODELS.build(Config.fromfile(tmp_path / 'good.py').model).ann
+    torch.save(dict(state_dict=ann.state_dict()), tmp_path / 'fits.pth')
     (tmp_path / 'out').mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -90,7 +93,9 @@ def test_wrong_arguments_end_in_one_line_and_status_2(capsys, folder, arguments,
     (['calibrate', 'unknown.py', 'ann.pth', '-o', 'out.pth'], 'NoSuchHead is not in the'),
     ([*CALIBRATE, '--cfg-options', 'custom_hooks.7.seed=1'], 'has no place for --cfg-options'),
     ([*CALIBRATE, '--cfg-options', 'model.time_steps=0'], 'time_steps must be an integer of at least 1'),
-    (CALIBRATE, 'images.pth'),
+    (CALIBRATE, 'the checkpoint is not one of this model (SpikingClassifier): every weight is missing'),
+    (['calibrate', 'good.py', 'fits.pth', '-o', 'out.pth'], 'images.pth'),
+    ([*CALIBRATE, '--cfg-options', 'custom_hooks.0.ruonds=2'], "'ruonds' (did you mean 'rounds'?)"),
     (['sweep', 'no_test.py', 'ann.pth'], 'the config has no test_dataloader, test_evaluator, test_cfg'),
     (['sweep', 'no_hook.py', 'ann.pth'], 'CalibrationHook'),
     (['sweep', 'good.py', 'ann.pth', '--pipelines', 'heavy'], '--pipelines heavy: pipeline must be one of'),
@@ -107,6 +112,8 @@ def test_wrong_arguments_end_in_one_line_and_status_2(capsys, folder, arguments,
     (['convert-checkpoint', 'good.py', 'ann.pth', 'x.pth'], 'ann.pth does not fit good.py: '),
     (['publish-checkpoint', 'nowhere.pth', 'x.pth'], "checkpoint 'nowhere.pth' does not exist"),
     (['test', 'nowhere.py', 'ann.pth'], "config 'nowhere.py' does not exist"),
+    (['test', 'heavy.py', 'ann.pth'], "config 'heavy.py': CalibrationHook: pipeline must be one of"),
+    (['test', 'good.py', 'ann.pth', '--cfg-options', 'model.time_steps'], '--cfg-options takes KEY=VALUE'),
     (['test', 'no_scope.py', 'ann.pth'], 'has no default_scope'), (['test'], 'usage: mmsnn test CONFIG'),
     (['train', 'not_python.py'], "config 'not_python.py' cannot be read"),
 ], ids=lambda value: ' '.join(map(str, value)) if isinstance(value, list) else '')

@@ -64,6 +64,16 @@ FAULTS = {
     'calibrated for another T': 'test_backbone.py::test_calibrated_checkpoint_for_other_time_steps_is_refused',
     'calibrated with another pipeline':
         'test_tools.py::test_other_pipeline_or_time_steps_than_the_checkpoint_are_refused',
+    'calibrated with other options or another seed':
+        'test_checks.py::test_other_options_than_the_checkpoint_are_refused',
+    'calibrated on other images than the config names':
+        'test_checks.py::test_other_images_than_the_checkpoint_are_worth_a_warning',
+    'checkpoint of another detector': 'test_checks.py::test_checkpoint_must_have_the_whole_model',
+    'calibrated checkpoint with the ANN\'s config':
+        'test_checks.py::test_calibrated_checkpoint_for_the_config_of_an_ann_is_refused',
+    'calibrated checkpoint calibrated again': HERE + 'commands_refuse_with_one_line',
+    'misspelt pipeline or option': 'test_checks.py::test_choices_are_checked_when_the_hook_is_built',
+    'options in a config whose pipeline a sweep does not run': 'test_sweep.py::test_options_of_a_job',
     'state of an older version': HERE + 'state_of_an_older_version_computes_the_same',
     'state of a newer version, or damaged': HERE + 'unreadable_settings_are_refused',
     'EMAHook': 'test_tools.py::test_wrong_configs_say_what_is_wrong',
@@ -364,6 +374,24 @@ def test_tools_end_with_one_line(work, tmp_path):
                                  str(tmp_path / 'ann.pth'), *arguments], text=True, capture_output=True)
         assert result.returncode == 1 and 'Traceback' not in result.stderr
         assert re.search(r"checkpoint '.*ann.pth' is damaged", result.stderr.splitlines()[-1])
+
+
+def test_commands_refuse_with_one_line(work, tmp_path):
+    path = tmp_path / 'snn.pth'
+    calibrate(work, path)
+    content = path.read_bytes()
+    stored = read_settings(torch.load(path, weights_only=True)['state_dict']['snn._settings'])[0]
+    assert stored['images'] == dict(number=16, source='images.pth', seed=0, batch_size=8)
+    again = [str(config(work)), str(path), '-o', str(path)]
+    misspelt = [str(config(work)), str(work / 'ann.pth'), '-o', str(path), '--cfg-options',
+                'custom_hooks.0.ietrations=3']
+    for arguments, message in ((again, r"checkpoint '.*snn.pth' is calibrated already"),
+                               (misspelt, r"'ietrations' \(did you mean 'iterations'\?\)")):
+        result = subprocess.run([sys.executable, str(ROOT / 'tools' / 'calibrate.py'), *arguments], text=True,
+                                capture_output=True)
+        assert result.returncode == 1 and 'Traceback' not in result.stderr and 'saved' not in result.stdout
+        assert re.search(message, result.stderr.splitlines()[-1])
+        assert path.read_bytes() == content
 
 
 class Malicious:

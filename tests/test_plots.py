@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('matplotlib')
 
-from mmsnn import plots
+from mmsnn.analysis import plots
 
 
 @pytest.fixture

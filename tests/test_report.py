@@ -86,10 +86,12 @@ def classifier(tmp_path_factory):
         net = MODELS.build(dict(cfg.model.classifier, data_preprocessor=cfg.data_preprocessor))
     torch.save(dict(state_dict=net.state_dict()), folder / 'ann.pth')
     out = folder / 'report'
-    run_tool('report', config, folder / 'ann.pth', '--time-steps', 2, 4, '--pipelines', 'none', 'advanced',
-             '--seeds', 2, '--ceiling', '--out', out, '--cfg-options', 'custom_hooks.0.iterations=5',
-             'custom_hooks.0.learning_rate=0.01')
+    run_tool('report', config, folder / 'ann.pth', '--time-steps', 2, 4, '--pipelines', 'none', ADVANCED,
+             '--seeds', 2, '--ceiling', '--out', out)
     return out
+
+
+ADVANCED = 'advanced:iterations=5,learning_rate=0.01'
 
 
 def row_of(report, pipeline, time_steps, seed=0):
@@ -98,10 +100,10 @@ def row_of(report, pipeline, time_steps, seed=0):
     return row
 
 
-def measured(out, checkpoint, pipeline, time_steps):
+def measured(out, checkpoint, pipeline, time_steps, **options):
     """The config of a report, tested as ``tools/test.py`` does, in this process."""
     cfg = Config.fromfile(out / 'config.py')
-    cfg.custom_hooks[0].update(pipeline=pipeline, progress=False)
+    cfg.custom_hooks[0].update(pipeline=pipeline, progress=False, **options)
     (cfg.model if 'time_steps' in cfg.model else cfg.model.backbone).time_steps = time_steps
     cfg.load_from = str(checkpoint)
     runner = Runner.from_cfg(cfg)
@@ -223,11 +225,16 @@ def test_finished_runs_are_not_repeated(detector):
 def test_numbers_of_a_classifier(classifier):
     report = json.loads((classifier / 'report.json').read_text())
     assert len(report['rows']) == 1 + 2 * 2 * 2
-    row = row_of(report, 'advanced', 4)
-    runner, metrics = measured(classifier, classifier.parent / 'ann.pth', 'advanced', 4)
+    row = row_of(report, ADVANCED, 4)
+    runner, metrics = measured(classifier, classifier.parent / 'ann.pth', 'advanced', 4, iterations=5,
+                               learning_rate=.01)
+    assert row['choices'] == dict(iterations=5, learning_rate=.01)
+    page = (classifier / 'index.html').read_text()
+    assert '<td>advanced, 5 iterations</td>' in page and 'iterations=5,learning_rate=0.01' in page
+    assert 'custom_hooks.0.iterations=5' in page, 'the command of each score'
     for key in metrics:
         assert row[key] == pytest.approx(metrics[key], rel=1e-9), key
-    assert 'accuracy/top1 (ceiling)' in row and 'layers' not in row_of(report, 'advanced', 4, seed=1)
+    assert 'accuracy/top1 (ceiling)' in row and 'layers' not in row_of(report, ADVANCED, 4, seed=1)
     changed = {name for name, value in runner.model.snn.network.named_parameters()
                if not torch.equal(value, dict(runner.model.converted().network.named_parameters())[name])}
     own = dict(runner.model.snn.network.named_parameters())

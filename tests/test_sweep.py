@@ -18,7 +18,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 
 import mmsnn
-from mmsnn.experiments.runs import AXES, parse_pipeline
+from mmsnn.experiments.methods import choices_table, job_choices, job_options, parse_pipeline, readable, unused_options
+from mmsnn.experiments.runs import AXES
 from mmsnn.experiments.sweep import summarise
 from mmsnn.openmmlab.checkpoints import find_state, rename
 
@@ -101,6 +102,71 @@ def test_three_ways_to_one_number(trained, trusted, tmp_path):
     assert f'{accuracy:.4f}' == tested
 
 
+def test_options_stay_with_the_pipeline_that_they_were_written_for(trained, trusted, tmp_path):
+    """What a row is called is what it is: ``light`` is one thing in the sweeps of two configs, to the last digit."""
+    light, checkpoint = trained / 'resnet20_snn-light_cifar10.py', trained / 'work' / 'epoch_3.pth'
+    signed = tmp_path / 'signed.py'
+    signed.write_text(light.read_text().replace("pipeline='light'", "pipeline='signed', weights=True, iterations=2, "
+                                                "potential='position', max_rate=1"))
+    found = {}
+    for config in (light, signed):
+        output = run('sweep', config, checkpoint, '--time-steps', TIME_STEPS, '--pipelines', 'light', 'signed',
+                     '--workers', 1, '--work-dir', tmp_path / config.stem)
+        rows = json.loads((tmp_path / config.stem / 'rows.json').read_text())['rows']
+        found[config] = {row['pipeline']: {key: value for key, value in row.items() if 'seconds' not in key}
+                         for row in rows}
+    assert found[light]['light'] == found[signed]['light'] and found[light]['light']['choices'] == {}
+    assert found[light]['signed']['choices'] == {}
+    choices = dict(max_rate=1, potential='position', weights=True, iterations=2)
+    assert found[signed]['signed']['choices'] == choices
+    assert found[light]['signed']['synaptic_operations'] != found[signed]['signed']['synaptic_operations']
+    assert 'pipeline signed, time_steps 4, seed 0 (max_rate=1,potential=position,weights=True,iterations=2): ' in output
+    table = (tmp_path / 'signed' / 'table.md').read_text()
+    assert table.endswith('| signed | `max_rate=1`, `potential=position`, `weights=True`, `iterations=2` |\n')
+    # Rows of other choices under the same name are not taken for these.
+    signed.write_text(signed.read_text().replace('iterations=2', 'iterations=3'))
+    assert '1 of 3 runs' in run('sweep', signed, checkpoint, '--time-steps', TIME_STEPS, '--pipelines', 'light',
+                                'signed', '--workers', 1, '--work-dir', tmp_path / 'signed')
+
+
+def job(pipeline, threshold=None, shift=None):
+    return dict(pipeline=pipeline, threshold=threshold, shift=shift)
+
+
+def test_options_of_a_job():
+    own = 'signed', dict(weights=True, iterations=200)
+    assert job_options(job('light'), own) == {} and job_choices(job('light'), own) == {}
+    assert job_options(job('signed'), own) == own[1]
+    assert job_options(job('signed:weights=False'), own) == dict(weights=False, iterations=200)
+    assert job_choices(job('signed:weights=False'), own) == {}, 'without weights, iterations change nothing'
+    assert job_choices(job('light', 'max-layer', 'none'), own) == dict(threshold='max', channel_wise=False, shift=None)
+    assert job_choices(job('light', 'mmse', 'bias'), own) == {}, 'what it is anyway'
+    assert job_choices(job('ann'), own) is None
+    assert 'write NAME:weights=... to give them to another' in unused_options([job('ann'), job('light')], own)
+    assert unused_options([job('signed:bias=True')], own) == unused_options([job('light')], ('none', {})) == ''
+    rows = [dict(job('light'), choices={}), dict(job('ann'), choices=None),
+            dict(job('none', 'max-layer'), choices=dict(threshold='max', channel_wise=False))]
+    assert choices_table(rows).splitlines()[2:] == ['| none, max-layer | `threshold=max`, `channel_wise=False` |']
+    assert choices_table(rows[:2]) == ''
+
+
+def test_methods_are_named_as_a_reader_would():
+    texts = ['light', 'advanced:iterations=200,learning_rate=0.01', 'signed:max_spikes=1,max_rate=1',
+             'signed:weights=True,potential=none', "signed:tune=('bias','threshold'),rounds=2", 'light:shift=potential']
+    assert list(readable(texts).values()) == [
+        'light', 'advanced, 200 iterations', 'signed, 1 spike a step, rate of 1',
+        'signed, and weights, without initial potential', 'signed, bias and threshold by gradient, 2 rounds',
+        'light, starts at half the threshold']
+    two = ['advanced:iterations=5,learning_rate=0.01', 'advanced:iterations=5,learning_rate=0.1']
+    assert list(readable(two).values()) == ['advanced, 5 iterations, learning rate 0.01',
+                                            'advanced, 5 iterations, learning rate 0.1']
+
+
+def test_every_option_has_a_name_for_readers():
+    from mmsnn.experiments.methods import PHRASES
+    assert set(PHRASES) == set(mmsnn.Pipeline().as_dict())
+
+
 def test_other_settings_in_the_same_folder_are_refused(trained, trusted, tmp_path):
     (tmp_path / 'rows.json').write_text(json.dumps(dict(config='another.py', checkpoint='x.pth', options={}, rows=[])))
     result = subprocess.run([sys.executable, str(ROOT / 'tools' / 'sweep.py'),
@@ -125,6 +191,10 @@ def test_table_shows_mean_and_deviation():
     # One T and several sample sizes: laid out as Table 6.
     text, curves, _ = summarise([row('light', 4, 0, 50., 32), row('light', 4, 0, 55., 64)], 'accuracy/top1')
     assert text.splitlines()[0] == '| accuracy/top1, T = 4 | 32 images | 64 images |' and not curves
+    # The table has the options as they are written, the figure as a reader says them.
+    text, curves, _ = summarise([dict(row('light:rounds=2', 4, 0, 50.), choices=dict(rounds=2))], 'accuracy/top1')
+    assert list(curves) == ['light, 2 rounds'] and '| light:rounds=2 | 50.00 |' in text
+    assert text.endswith('| light:rounds=2 | `rounds=2` |')
 
 
 def test_options_beside_a_pipeline():
@@ -133,6 +203,8 @@ def test_options_beside_a_pipeline():
         'signed', dict(max_spikes=None, tune=('bias', 'threshold'), potential=None, threshold='max'))
     with pytest.raises(ValueError, match='pipeline must be one of'):
         parse_pipeline('heavy')
+    with pytest.raises(ValueError, match=r"unknown calibration options: 'wieghts' \(did you mean 'weights'\?\)"):
+        parse_pipeline('light:wieghts=True')
     with pytest.raises(ValueError, match='unknown calibration options'):
         parse_pipeline('light:speed=2')
 

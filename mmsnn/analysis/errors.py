@@ -3,11 +3,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx, nn
-from tqdm import tqdm
 
 from ..calibration.batches import Batch, call_with
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import ActivationHistogram, choose_threshold
+from ..progress import progress_bar
 from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.plan import Plan, is_neuron
@@ -37,7 +37,7 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[B
     watched = dict(zip(snn.neuron_nodes, filter(is_neuron, ann.graph.nodes)))  # node of the SNN -> node of the ANN
     simulation, reference = TimeLoop(snn.network, Plan(snn.graph, watched)), Plan(ann.graph, watched.values())
     squares: dict[str, Tensor] = {}  # of errors and of activations, (2, C)
-    for batch in tqdm(batches, 'errors', unit='batch', disable=not progress):
+    for batch in progress_bar(batches, 'errors', unit='batch', disable=not progress):
         values = call_with(snn.bind, batch)
         given = {node.target: value for node, value in values.items()}
         activations = reference.analog({node: given[node.target] for node in reference.inputs})

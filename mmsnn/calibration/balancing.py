@@ -3,11 +3,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..distributed import number_of, owner, processes, send
 from ..neurons.model import per_channel
 from ..neurons.thresholds import positive
+from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
 from .batches import call_with, tensors_of
 
@@ -49,7 +49,7 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_
         batches = list(batches)
         device = tensors_of(batches[0])[0].device
         number = number_of(batches, device)
-        for step in tqdm(range(count), 'thresholds', unit='batch', disable=not progress):
+        for step in progress_bar(range(count), 'thresholds', unit='batch', disable=not progress):
             process, index = owner(step % number)
             if step == 0 or process == processes()[0]:
                 call_with(snn.network, batches[index])  # the first time everywhere, which tells the number of channels

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..distributed import agree, gather
 from ..neurons.layer import IFNeuron
 from ..neurons.pipelines import Pipeline, make_pipeline
 from ..neurons.thresholds import ActivationHistogram
+from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
 from .balancing import balanced_thresholds
 from .batches import Batch, call_with, materialise, size_of
@@ -142,7 +142,7 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
 
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
     try:
-        for batch in tqdm(batches, 'thresholds', disable=not progress, unit='batch'):
+        for batch in progress_bar(batches, 'thresholds', disable=not progress, unit='batch'):
             call_with(snn.network, batch)
         agree(None)
     except ValueError as problem:
@@ -203,7 +203,7 @@ class Progress:
         passes = 1 + corrections + pipeline.weights + (pipeline.threshold == 'current')
         total = (passes * len(sweep.batches) * len(sweep.layers)
                  + pipeline.weights * pipeline.iterations * len(sweep.blocks))
-        self.bar = tqdm(total=total, desc='calibration', disable=not show, unit='step')
+        self.bar = progress_bar(total=total, desc='calibration', disable=not show, unit='step')
 
     def layer(self, name: str) -> None:
         self.bar.set_postfix_str(name, refresh=False)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
+
+from ..progress import Bar, progress_bar
 
 
 def synthesise(ann: nn.Module, num_images: int, size: tuple[int, int], *, channels: int = 3, batch_size: int = 64,
@@ -47,7 +48,7 @@ def synthesise(ann: nn.Module, num_images: int, size: tuple[int, int], *, channe
     parameter = next(ann.parameters())
     generator = torch.Generator().manual_seed(seed)
     batches = []
-    bar = tqdm(total=-(-num_images // batch_size) * iterations, desc='synthesis', unit='step', disable=not progress)
+    bar = progress_bar(total=-(-num_images // batch_size) * iterations, desc='synthesis', disable=not progress)
     with _frozen(ann), bar:
         for start in range(0, num_images, batch_size):
             count = min(batch_size, num_images - start)
@@ -59,7 +60,7 @@ def synthesise(ann: nn.Module, num_images: int, size: tuple[int, int], *, channe
 
 
 def _optimise(ann: nn.Module, norms: list[_BatchNorm], images: Tensor, classes: Tensor, iterations: int,
-              learning_rate: float, smoothness: float, class_weight: float, bar: tqdm) -> Tensor:
+              learning_rate: float, smoothness: float, class_weight: float, bar: Bar) -> Tensor:
     images.requires_grad_(True)
     optimizer = torch.optim.Adam([images], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)

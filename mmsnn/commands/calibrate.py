@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
     from ..openmmlab.scripts import load_calibrated
     check_checkpoint(args.checkpoint)
     check_writable(args.out)
-    runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher)
+    runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher,
+                                          anew=True)
     if is_main_process():
         save_checkpoint(model, args.out, meta=meta)
         runner.logger.info(f'saved {args.out}')

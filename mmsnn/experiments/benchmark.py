@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
 from ..files import save_json
 from ..machine import keep_freed_memory
 from ..neurons.pipelines import make_pipeline
+from ..progress import progress_bar
 from .candidates import FAST, build, convert, naive, published_light, small_image, spikingjelly
 
 
@@ -85,7 +85,7 @@ def simulation(args: argparse.Namespace) -> list[dict]:
                 candidates |= spikingjelly(ann, time_steps)
             first = {key: seconds(run, x) for key, run in candidates.items()}  # compiles
             ratios: dict[str, list[float]] = {key: [] for key in candidates}
-            for _ in tqdm(range(args.repeats), f'{name}, T = {time_steps}', unit='round'):
+            for _ in progress_bar(range(args.repeats), f'{name}, T = {time_steps}', unit='round'):
                 for key, run in candidates.items():
                     unit = time_steps * ann_seconds(ann, x)
                     ratios[key].append(seconds(run, x) / unit)
@@ -177,7 +177,7 @@ def shapes(args: argparse.Namespace) -> list[dict]:
                 torch._dynamo.utils.counters.clear()
                 ann_seconds(ann, images[0])
                 unit = taken = 0.
-                for image in tqdm(images, f'{name}, {key}, T = {time_steps}', unit='image'):
+                for image in progress_bar(images, f'{name}, {key}, T = {time_steps}', unit='image'):
                     unit += time_steps * seconds(ann, image)
                     taken += seconds(snn, image)
                 rows.append(dict(network=name, candidate=key, time_steps=time_steps, images=len(images),

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from .runs import Worker, parse_pipeline, pipeline_options
+from .methods import job_options, parse_pipeline
+from .runs import Worker
 
 ERROR_IMAGES = 32  # calibration images that errors are measured on, at most
 SCORE = .3  # detections with at least this score are shown
@@ -27,15 +28,14 @@ class Inspector(Worker):
         """Thresholds of the ANN's layers against T, by the rule of the config's pipeline where it needs no spikes."""
         from mmsnn.analysis.errors import threshold_shares
         from mmsnn.neurons.pipelines import make_pipeline
-        _, hook, _ = self.spiking_runner()
-        options = {key: value for key, value in hook.options.items() if key != 'progress'}
-        pipeline = make_pipeline(hook.pipeline, **options)
+        name, options = self.own
+        pipeline = make_pipeline(name, **options)
         if pipeline.threshold in ('current', 'balanced'):
             return {}
         _, histograms = self.calibration_data()
         steps = [2 ** power for power in range(9)]
         return dict(threshold_shares=threshold_shares(histograms, pipeline, steps), threshold_steps=steps,
-                    threshold_rule=dict(pipeline=hook.pipeline, threshold=pipeline.threshold,
+                    threshold_rule=dict(pipeline=name, threshold=pipeline.threshold,
                                         max_rate=pipeline.max_rate))
 
     def layers(self, job: dict) -> dict:
@@ -61,11 +61,12 @@ class Inspector(Worker):
     def uncalibrated(self, job: dict):
         """The job's network with its thresholds and neurons, but nothing calibrated."""
         import mmsnn
-        _, hook, part = self.spiking_runner()
+        _, _, part = self.spiking_runner()
         batches, histograms = self.calibration_data()
         snn = part.converted()
-        options = {**pipeline_options(job, hook.options), **dict(bias=False, potential=None, weights=False)}
-        mmsnn.calibrate(snn, batches, parse_pipeline(job['pipeline'])[0], histograms=histograms, **options)
+        options = {**job_options(job, self.own), **dict(bias=False, potential=None, weights=False)}
+        mmsnn.calibrate(snn, batches, parse_pipeline(job['pipeline'])[0], histograms=histograms, progress=False,
+                        **options)
         return snn
 
     def errors(self, snn, ann, batches: list, reuse: bool = False) -> dict:

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..files import save_json
+from ..neurons.pipelines import make_pipeline
+from ..progress import progress_bar
 from .environment import versions
 from .inspection import SCORE
-from .runs import CEILING, parse_pipeline, pipeline_options
+from .methods import job_pipeline, parse_pipeline, readable, written
+from .runs import CEILING, hook_of
 from .sweep import summarise
 
 THEMES: dict[str, dict] = dict(
@@ -49,7 +50,9 @@ def write_page(out: Path, cfg, report: dict) -> Path:
         trim_blocks=True, lstrip_blocks=True).get_template('report.html.j2')
     html = template.render(
         report, title=Path(report['config']).stem, ann=ann, groups=groups, first=first, steps=steps, figures=figures,
-        pipelines=list(dict.fromkeys(name for name, _ in first)), mean=mean, ceiling=CEILING,
+        pipelines=list(dict.fromkeys(name for name, _ in first)), readable=readable(name for name, _ in first),
+        choices={name: written(row['choices']) for (name, _), row in first.items() if row['choices']}, mean=mean,
+        ceiling=CEILING,
         decimals=2 if metric.startswith('accuracy') else 3, pictures=draw_pictures(out, ann, first),
         memory={name: next(row['memory'] for (other, _), row in first.items() if other == name)
                 for name, _ in first}, middle=steps[len(steps) // 2],
@@ -86,6 +89,7 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
     from mmsnn.analysis import plots
     _, curves, _ = summarise([ann, *rows], metric)
     names = list(dict.fromkeys(name for name, _ in first))
+    named = readable(names)
 
     def errors(time_steps: int) -> dict:
         found = {}
@@ -94,13 +98,13 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
                       for state in ('before', 'after')}
             if states['before'] == states['after']:
                 states = dict(before=states['before'])
-            found[name] = {f'{state} calibration': boxes for state, boxes in states.items()}
+            found[named[name]] = {f'{state} calibration': boxes for state, boxes in states.items()}
         return found
 
-    rates = {name: {f'T = {t}': [layer['firing_rate'] for layer in first[name, t]['layers']] for t in steps}
+    rates = {named[name]: {f'T = {t}': [layer['firing_rate'] for layer in first[name, t]['layers']] for t in steps}
              for name in names}
     some = next(iter(first.values()))
-    energy = {'ANN': energy_parts(some, True)} | {f'{name}, T = {t}': energy_parts(row)
+    energy = {'ANN': energy_parts(some, True)} | {f'{named[name]}, T = {t}': energy_parts(row)
                                                   for (name, t), row in first.items()}
     macs = rows[0]['ann_macs']
     todo: dict[str, Callable] = dict(
@@ -112,7 +116,7 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
         todo['thresholds'] = lambda path: plots.plot_thresholds(ann['threshold_steps'], ann['threshold_shares'], path)
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, str]] = {}
-    for name, draw in tqdm(todo.items(), 'figures'):
+    for name, draw in progress_bar(todo.items(), 'figures'):
         for theme, style in THEMES.items():
             path = folder / f'{name}{"" if theme == "light" else "-dark"}.png'
             with matplotlib.rc_context(style):
@@ -139,7 +143,7 @@ def draw_pictures(out: Path, ann: dict, first: dict) -> list[dict]:
     """
     shown = []
     predicted = {('ANN', 0): ann['predictions']} | {key: row['predictions'] for key, row in first.items()}
-    bar = tqdm(total=len(ann['predictions']) * len(predicted), desc='pictures')
+    bar = progress_bar(total=len(ann['predictions']) * len(predicted), desc='pictures')
     (out / 'pictures').mkdir(exist_ok=True)
     for number, reference in enumerate(ann['predictions']):
         source = out / 'images' / f'{number}.png'
@@ -165,7 +169,8 @@ def draw_grid(out: Path, first: dict, count: int) -> None:
 
     from mmsnn.analysis.plots import plot_pictures
     name = list(first)[-1][0]
-    columns = {'ANN': ('ANN', 0)} | {f'{name}, T = {t}': (other, t) for other, t in first if other == name}
+    (title,) = readable([name]).values()
+    columns = {'ANN': ('ANN', 0)} | {f'{title}, T = {t}': (other, t) for other, t in first if other == name}
     plot_pictures({f'image {number + 1}': {
         title: mmcv.imread(out / 'pictures' / f'{number}-{slug(method)}-{steps}.jpg', channel_order='rgb')
         for title, (method, steps) in columns.items()} for number in range(count)}, out / 'figures' / 'pictures.png')
@@ -208,11 +213,11 @@ def test_command(cfg, out: Path, checkpoint: str, row: dict) -> str:
     from mmsnn.openmmlab.hooks import HOOK_TYPES, WRAPPED
     hook = next(index for index, hook in enumerate(cfg.custom_hooks) if hook['type'] in HOOK_TYPES)
     wrapper = find(cfg.model, WRAPPED)
-    own = dict(cfg.custom_hooks[hook])
-    chosen = parse_pipeline(row['pipeline'])[1]
-    changed = {key: value for key, value in pipeline_options(row, own).items()
-               if key in chosen or own.get(key) != value}
-    changed |= dict(pipeline=row['pipeline'].partition(':')[0], seed=row['seed'])
+    name, own = parse_pipeline(row['pipeline'])[0], hook_of(cfg)
+    # Options of the config's hook stand in the config whatever its pipeline: those of another are put right.
+    wanted, given = job_pipeline(row, own).in_effect(), make_pipeline(name, **own[1]).in_effect()
+    changed = {key: value for key, value in wanted.items() if key not in given or value != given[key]}
+    changed |= dict(pipeline=name, seed=row['seed'])
     settings = [f'{wrapper}.time_steps={row["time_steps"]}']
     settings += [shlex.quote(f'custom_hooks.{hook}.{key}={value}') for key, value in changed.items()]
     return f'python tools/test.py {out / "config.py"} {checkpoint} --cfg-options ' + ' '.join(settings)

@@ -9,8 +9,10 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from ..files import save_json
 from ..machine import CORES
+from ..openmmlab.agreement import AgreementMetric
 from ..openmmlab.checkpoints import check_checkpoint
-from ..openmmlab.hooks import HOOK_TYPES, calibration_hook
+from ..openmmlab.hooks import HOOK_TYPES, calibration_hook, spellings
+from ..openmmlab.metrics import SpikeMetric
 from ..openmmlab.scripts import read_config
 from .inspection import inspect
 from .page import write_page
@@ -89,8 +91,8 @@ def derive(cfg: Config, images: int | None, test_images: int | None, folder: Pat
         for metric in metrics:
             if metric.get('ann_file'):
                 metric.ann_file = str(reduce_annotations(Path(metric.ann_file), chosen, folder))
-    own = [dict(type=name) for name in ('mmsnn.SpikeMetric', 'mmsnn.AgreementMetric')
-           if name not in [metric['type'] for metric in metrics]]
+    own = [dict(type=spellings(kind)[0]) for kind in (SpikeMetric, AgreementMetric)
+           if not any(metric['type'] in spellings(kind) for metric in metrics)]
     cfg.test_evaluator = [*metrics, *own]
     return cfg
 

@@ -1,20 +1,18 @@
 """Runs of one model side by side, methods x time steps x seeds, resumable: what tools/sweep.py and report.py share."""
-import ast
 import contextlib
 import itertools
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from ..files import save_json
+from ..progress import progress_bar
 from .jobs import run_jobs
+from .methods import job_choices, job_options, parse_pipeline, unused_options, written
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -39,6 +37,9 @@ class Worker:
         self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
         self._shared: tuple | None = None
         self._runner: Runner | None = None
+        self.own = hook_of(self.cfg)
+        self.num_images = 0
+        self.running: dict = {}
 
     @classmethod
     def get(cls, *arguments) -> 'Worker':
@@ -63,17 +64,18 @@ class Worker:
         runner, hook, part = self.spiking_runner()
         part.convert(time_steps=job['time_steps'])
         hook.pipeline, hook.seed = parse_pipeline(job['pipeline'])[0], job['seed']
-        hook.num_images = job['num_images'] or hook.num_images
+        hook.options = {**self.running, **job_options(job, self.own)}
+        hook.num_images = job['num_images'] or self.num_images
         started = time.time()
         batches, histograms = self.calibration_data()
-        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms,
-                             **pipeline_options(job, hook.options))
+        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms, **hook.options)
         calibrated = time.time()
         with mmsnn.CostCounter(part.snn) as counter:
             metrics = test(runner)
         tested = time.time()
         row = dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
-                   test_seconds=round(tested - calibrated, 2), **self.details(runner, job))
+                   test_seconds=round(tested - calibrated, 2), choices=job_choices(job, self.own),
+                   **self.details(runner, job))
         if self.ceiling:
             part.runs_as = 'quantised'
             row.update({f'{key} {CEILING}': value for key, value in test(runner).items()})
@@ -85,12 +87,16 @@ class Worker:
         from mmengine.runner import Runner
 
         import mmsnn
+        from mmsnn.openmmlab.checks import RUNNING
         from mmsnn.openmmlab.wrapper import spiking_parts
         if self._runner is None:
             self._runner = Runner.from_cfg(self.cfg)
             self._runner.load_or_resume()
+            hook = next(hook for hook in self._runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
+            self.num_images = hook.num_images
+            self.running = {key: hook.options[key] for key in RUNNING if key in hook.options}
+            self.running['progress'] = hook.options['progress'] = False  # rows tell how far the sweep is
         hook = next(hook for hook in self._runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
-        hook.options['progress'] = False  # rows tell how far the sweep is
         (part,) = spiking_parts(self._runner.model).values()
         return self._runner, hook, part
 
@@ -118,41 +124,11 @@ def test(runner) -> dict:
     return metrics
 
 
-def pipeline_options(job: dict, configured: dict) -> dict:
-    """The choices of a job as options of ``mmsnn.calibrate``, beside those of the config's hook."""
-    from mmsnn import PIPELINES
-    name, chosen = parse_pipeline(job['pipeline'])
-    # The config says which kind of potential; that a pipeline calibrates one is the pipeline's own choice.
-    options = {} if PIPELINES[name].potential else dict(potential=None)
-    if job['threshold']:
-        rule, _, granularity = job['threshold'].partition('-')
-        options.update(threshold=rule, channel_wise=granularity != 'layer')
-    if job['shift']:
-        options.update(shift=None if job['shift'] == 'none' else job['shift'])
-    return {**configured, **options, **chosen}
-
-
-def parse_pipeline(text: str) -> tuple[str, dict]:
-    """Read ``NAME`` or ``NAME:option=value,...`` as a pipeline's name and options of :func:`mmsnn.calibrate`.
-
-    Raises:
-        ValueError: no such pipeline, option or value.
-    """
-    from mmsnn.neurons.pipelines import make_pipeline
-
-    def value(word: str):
-        try:
-            return ast.literal_eval(word)
-        except (ValueError, SyntaxError):
-            return None if word == 'none' else word
-
-    name, _, settings = text.partition(':')
-    options = {}
-    for setting in filter(None, re.split(r',(?=\w+=)', settings)):
-        key, _, word = setting.partition('=')
-        options[key] = value(word)
-    make_pipeline(name, **options)
-    return name, options
+def hook_of(cfg) -> tuple[str, dict]:
+    """Pipeline and options of a config's CalibrationHook."""
+    from mmsnn.openmmlab.hooks import calibration_hook
+    hook = calibration_hook(cfg)
+    return hook.pipeline, {key: value for key, value in hook.choices().items() if key != 'seed'}
 
 
 def evaluate(worker: tuple, job: dict) -> dict:
@@ -196,23 +172,30 @@ def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, wor
     Returns:
         The rows, in the order of the jobs.
     """
+    from mmengine.config import Config
     rows = {tuple(row[axis] for axis in AXES): row for row in stored['rows']}
     ceiling = worker[-1]
+    cfg = Config.fromfile(worker[0])
+    cfg.merge_from_dict(worker[2])
+    own = hook_of(cfg)
 
     def done(job: dict) -> bool:
         row = rows.get(tuple(job.values()))
-        return row is not None and (not ceiling or row['pipeline'] == 'ann' or any(CEILING in key for key in row))
+        return row is not None and row.get('choices') == job_choices(job, own) and (
+            not ceiling or row['pipeline'] == 'ann' or any(CEILING in key for key in row))
 
     todo = [job for job in jobs if not done(job)]
     print(f'{len(todo)} of {len(jobs)} runs to do, {max(1, min(workers, len(todo)))} at a time; {path.parent}',
           flush=True)
-    bar = tqdm(run_jobs(function, [(worker, job) for job in todo], workers), 'runs', len(todo), unit='run')
+    if unused := unused_options(jobs, own):
+        print(unused, flush=True)
+    bar = progress_bar(run_jobs(function, [(worker, job) for job in todo], workers), 'runs', len(todo), unit='run')
     for row in bar:
         rows[tuple(row[axis] for axis in AXES)] = row
         save_json(dict(stored, rows=list(rows.values())), path)
         shown = shown_metric(row, metric)
         bar.write(', '.join(f'{axis} {row[axis]}' for axis in AXES if row[axis] is not None)
-                  + f': {shown} {row[shown]:.4f}')
+                  + (f' ({written(row["choices"])})' if row.get('choices') else '') + f': {shown} {row[shown]:.4f}')
     return [rows[tuple(job.values())] for job in jobs]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..machine import CORES
-from .runs import AXES, CEILING, complete, evaluate, jobs_of, parse_pipeline, shown_metric, stored_rows
+from .methods import choices_table, parse_pipeline, readable
+from .runs import AXES, CEILING, complete, evaluate, jobs_of, shown_metric, stored_rows
 
 Axes = tuple[Sequence, Sequence, Sequence, Sequence, Sequence]
 
@@ -118,7 +119,10 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     axes = [axis for axis in AXES if axis not in (column, 'seed') and (axis == 'pipeline' or len(values[axis]) > 1)]
     columns = sorted(values[column], key=lambda value: value or 0)
     found: dict[str, dict] = {}
+    named = readable(row['pipeline'] for row in rows)
+    labels: dict[str, str] = {}  # of the table: the figure's
     for row in rows:
+        labels[label(row, axes)] = label(dict(row, pipeline=named[row['pipeline']]), axes)
         found.setdefault(label(row, axes), {}).setdefault(row[column], []).append(row)
 
     def cell(group: list[dict], key: str, digits: int, unit: float) -> str:
@@ -144,7 +148,9 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     tables += [table('synaptic_operations', 1, f'synaptic operations per image, millions{macs}', 1e6),
                table('spikes_per_neuron', 2, 'spikes per neuron'),
                table('calibration_seconds', 1, 'calibration, seconds')]
-    curves = {method: [(c, statistics.mean(s := [row[metric] for row in group]),
+    if choices := choices_table(rows):
+        tables.append(choices)
+    curves = {labels[method]: [(c, statistics.mean(s := [row[metric] for row in group]),
                         statistics.stdev(s) if len(s) > 1 else 0.,
                         statistics.mean(row['synaptic_operations'] for row in group)) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}

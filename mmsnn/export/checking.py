@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ..progress import progress_bar
 from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.plan import Plan, neuron_of
@@ -94,7 +94,7 @@ def check(snn: SpikingNetwork, images: Tensor, format: str, double: bool = False
         path = Path(folder, f'network.{format}')
         export(snn, images[:1], path, format)
         print(f'{path.name}: {path.stat().st_size / 1e6:.1f} MB')
-        for x in tqdm(images.split(20), unit='batch'):
+        for x in progress_bar(images.split(20), path.name, unit='batch'):
             mine.append(torch.utils._pytree.tree_flatten(snn(x))[0][0])
             if format == 'onnx':
                 theirs.append(run_onnx(path, x)[0])

@@ -1,10 +1,36 @@
 """What a calibration consists of: the paper's pipelines, and the earlier methods it compares with."""
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, get_args
 
 from . import differential  # noqa: F401 (registers itself)
 from .integrate_and_fire import RESETS
 from .model import NEURONS, NeuronModel
 from .thresholds import RULES
+
+
+def check_type(name: str, kind: Any, value: object) -> None:
+    """Check a choice that a text or a config may have brought.
+
+    Raises:
+        ValueError: it is of another kind: ``'False'`` is no bool, and would count as true.
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    accepted = {bool: bool, int: Integral, float: Real, str: str, type(None): type(None)}
+    allowed = tuple(accepted.get(one, (tuple, list)) for one in kinds)  # what is none of these is a tuple of names
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        text = getattr(kind, '__name__', str(kind)) if kind in accepted else str(kind)
+        raise ValueError(f'{name} must be of type {text}, not {value!r}')
+
+
+def unknown(name: object, known: Iterable) -> str:
+    """An unknown name as messages show it, with the nearest known one where one is near."""
+    words = [word for word in known if isinstance(word, str)]
+    near = get_close_matches(name, words, 1) if isinstance(name, str) else []
+    return f'{name!r}' + (f' (did you mean {near[0]!r}?)' if near else '')
 
 
 @dataclass(frozen=True)
@@ -70,12 +96,14 @@ class Pipeline:
     uniform: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            check_type(field.name, field.type, getattr(self, field.name))
         allowed = dict(neuron=tuple(NEURONS), threshold=(*RULES, 'current', 'balanced'),
                        rounding=('round', 'floor'), reset=RESETS,
                        shift=('bias', 'potential', None), potential=('channel', 'position', None))
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ValueError(f'{name} must be one of {values}, not {getattr(self, name)!r}')
+                raise ValueError(f'{name} must be one of {values}, not {unknown(getattr(self, name), values)}')
         NEURONS[self.neuron].check(self)
         if not {'bias', 'threshold'}.issuperset(self.tune):
             raise ValueError(f"tune may hold 'bias' and 'threshold', not {self.tune!r}")
@@ -88,6 +116,8 @@ class Pipeline:
         if self.iterations < 1 or self.rounds < 1 or not self.learning_rate > 0:
             raise ValueError(f'iterations, rounds and learning_rate must be positive, not {self.iterations}, '
                              f'{self.rounds} and {self.learning_rate}')
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f'momentum must be from 0 to 1, not {self.momentum}')
 
     def rule(self, time_steps: int) -> NeuronModel:
         """How neurons fire in a simulation of T steps."""
@@ -110,6 +140,18 @@ class Pipeline:
     def as_dict(self) -> dict:
         return asdict(self)
 
+    def in_effect(self) -> dict:
+        """The choices that change something beside the others: no learning rate where no weights are calibrated."""
+        idle: set[str] = set()
+        if not self.weights:
+            idle |= {'blockwise', 'tune', 'iterations', 'learning_rate', 'momentum'}
+        if not self.bias:
+            idle.add('bias_per_step')
+        if not self.bias and self.potential is None:
+            idle.add('rounds')
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+                if name not in idle}
+
 
 PIPELINES = {
     # The paper's: Baseline, Baseline + LCP, Baseline + ACP.
@@ -117,9 +159,9 @@ PIPELINES = {
     'light': Pipeline(bias=True),
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
-    # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     # Neurons that send changes, as spikes of a few sizes; nothing depends on T.
     'differential': Pipeline(neuron='differential', bias=True),
+    # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
@@ -142,9 +184,18 @@ def make_pipeline(name: str, **options) -> Pipeline:
         ValueError: no such pipeline, option or value.
     """
     if name not in PIPELINES:
-        raise ValueError(f'pipeline must be one of {list(PIPELINES)}, not {name!r}')
+        raise ValueError(f'pipeline must be one of {list(PIPELINES)}, not {unknown(name, PIPELINES)}')
     known = [field.name for field in fields(Pipeline)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f'unknown calibration options {unknown}; there are {known}')
+    others = sorted(set(options) - set(known))
+    if others:
+        named = ', '.join(unknown(other, known) for other in others)
+        raise ValueError(f'unknown calibration options: {named}; there are {known}')
     return replace(PIPELINES[name], **options)
+
+
+def differences(name: str, pipeline: Pipeline) -> dict:
+    """The choices of a pipeline that are not those of the one it is named after, and that change something."""
+    named = asdict(PIPELINES[name])
+    named['tune'] = list(named['tune'])
+    return {key: value for key, value in pipeline.in_effect().items() if key != 'seed' and value != named[key]}
+

@@ -1,6 +1,8 @@
 """Calibration as part of a test run."""
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,17 +15,22 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..calibration.procedure import CalibrationReport
 from ..calibration.store import GIBI
 from ..distributed import own
+from ..neurons.pipelines import differences, make_pipeline
+from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
+from .checks import RUNNING, check_choices, check_fits, check_settings, image_differences
 from .classifier import SpikingClassifier
+from .images import find_pipeline, image_source, prepared, replace_pipeline, test_pipeline
 from .metrics import SpikeMetric
 from .registry import HOOKS
-from .wrapper import SpikingWrapper, spiking_parts
+from .wrapper import SpikingWrapper, find_parts, spiking_parts
+
+__all__ = ['CalibrationHook', 'calibration_hook', 'find_pipeline', 'plain_config', 'replace_pipeline', 'test_pipeline']
 
 
 @HOOKS.register_module()
@@ -31,7 +38,8 @@ class CalibrationHook(Hook):
     """Calibrates the model's spiking backbone, or the spiking classifier, on training images before a test run starts.
 
     Nothing happens when the checkpoint already holds a calibrated network, provided it was calibrated with the same
-    pipeline. Images come from the training data set, drawn at random with ``seed`` and prepared by the *test* pipeline.
+    pipeline and options. Other images than the config names are worth a warning only: they estimate the same. Images
+    come from the training data set, drawn at random with ``seed`` and prepared by the *test* pipeline.
 
     The runner's visualizer (TensorBoard, for example) gets scalars of each layer of neurons, with the layer's number as
     the step: ``calibration/<part>/threshold``, ``error_before`` and ``error_after``, and after a test with SpikeMetric
@@ -65,14 +73,27 @@ class CalibrationHook(Hook):
         self.seed = seed
         self.memory_gb = memory_gb
         self.options = options
+        check_choices(pipeline, options)
+        self._logging = ExitStack()
         self.reports: dict[str, CalibrationReport] = {}
 
+    def before_run(self, runner: Runner) -> None:
+        for name, part in find_parts(unwrapped(runner.model)).items():
+            runner.logger.info(f'mmsnn: {name} ({type(part.ann).__name__}, {len(part.snn.neurons)} layers of neurons) '
+                               f'spikes for T = {part.snn.time_steps} steps; {self.plan(runner.cfg)}')
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = unwrapped(runner.model)
+        if find_parts(model):
+            check_fits(model, checkpoint.get('state_dict', checkpoint))
+
     def before_test(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise RuntimeError('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: '
                                'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
         self.calibrate(model, runner.cfg, runner.logger)
+        self._logging.enter_context(passed_on(runner.logger))
         for metric in runner.test_loop.evaluator.metrics:
             if isinstance(metric, (SpikeMetric, AgreementMetric)):
                 metric.watch(model)
@@ -90,38 +111,67 @@ class CalibrationHook(Hook):
                     runner.visualizer.add_scalars(
                         {f'{metric.prefix}/{key}': value for key, value in layer.items()}, step=number)
 
+    def after_test(self, runner: Runner) -> None:
+        self._logging.close()
+
+    def method(self) -> str:
+        """The pipeline by name, and how its choices differ from that pipeline's own."""
+        changed = differences(self.pipeline, make_pipeline(self.pipeline, **self.choices()))
+        return f'pipeline {self.pipeline!r}' + ''.join(f', {key}={value!r}' for key, value in changed.items())
+
+    def plan(self, cfg: Config) -> str:
+        """What the hook will do where the checkpoint is not calibrated."""
+        return f'{self.method()}; calibration images: {self.num_images} of {self.source(cfg)}'
+
+    def choices(self) -> dict:
+        """What the options say about the calibration itself, seed included."""
+        return {'seed': self.seed} | {key: value for key, value in self.options.items() if key not in RUNNING}
+
+    def source(self, cfg: Config) -> str:
+        """Where the calibration images come from."""
+        if self.images is not None:
+            return Path(self.images).name
+        dataset = self.dataset or cfg.get('train_dataloader', {}).get('dataset')
+        return 'no data set' if dataset is None else image_source(dataset)
+
     def calibrate(self, model: BaseModel, cfg: Config, logger: MMLogger) -> None:
         """Calibrate every spiking part of ``model`` on images that ``cfg`` describes.
 
         Raises:
-            RuntimeError: there is none, or its checkpoint was calibrated with another pipeline.
+            RuntimeError: there is none, or its checkpoint was calibrated with another pipeline or other options.
         """
+        images = dict(number=self.num_images, source=self.source(cfg), seed=self.seed, batch_size=self.batch_size)
         todo = {}
         for name, wrapper in spiking_parts(model).items():
             settings = wrapper.snn.settings
             if settings is None:
                 todo[name] = wrapper
                 continue
-            if settings['pipeline'] != self.pipeline:
-                raise RuntimeError(f"the checkpoint's {name} was calibrated with pipeline={settings['pipeline']!r}, "
-                                   f'the config asks for {self.pipeline!r}. Use the same, or test the ANN checkpoint.')
+            check_settings(name, settings, self.pipeline, self.choices())
+            others = image_differences(settings.get('images') or {}, images)
+            if others:
+                logger.warning(f"the checkpoint's {name} was calibrated on other images than the config names: "
+                               f'{", ".join(others)}')
             logger.info(f'{name}: using the calibration of the checkpoint ({settings})')
         if not todo:
             return
         training = model.training
         model.train(False)
         try:
-            batches = list(self.batches(model, cfg))
-            self.calibrate_parts(todo, batches, logger, **self.options)
+            with passed_on(logger):
+                batches = list(self.batches(model, cfg))
+                self.calibrate_parts(todo, batches, logger, **self.options)
         finally:
             model.train(training)
+        for wrapper in todo.values():
+            wrapper.snn.settings = dict(wrapper.snn.settings or {}, images=images)
 
     def calibrate_parts(self, parts: dict[str, SpikingWrapper], batches: list[Tensor], logger: MMLogger,
                         **options) -> None:
         """Calibrate the given spiking parts of a model; ``options`` are those of :func:`mmsnn.calibrate`."""
         options = dict(seed=self.seed, progress=is_main_process(), memory_budget=int(self.memory_gb * GIBI)) | options
         for name, part in parts.items():
-            logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {part.snn.time_steps}, '
+            logger.info(f'calibrating {name}: {self.method()}, T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
             self.reports[name] = part.calibrate(batches, self.pipeline, **options)
             logger.info(f'{name}, calibrated:\n{self.reports[name]}')
@@ -148,7 +198,7 @@ class CalibrationHook(Hook):
             raise ValueError(f'{self.num_images} calibration images in batches of {self.batch_size} are too few for '
                              f'{get_world_size()} processes: each needs one batch. Lower batch_size')
         show = self.options.get('progress', is_main_process())
-        for start in tqdm(starts, 'loading images', unit='batch', disable=not show):
+        for start in progress_bar(starts, 'loading images', unit='batch', disable=not show):
             samples = [prepared(dataset, index) for index in indices[start:start + self.batch_size]]
             with torch.no_grad():
                 yield model.data_preprocessor(pseudo_collate(samples), False)['inputs']
@@ -168,17 +218,9 @@ class CalibrationHook(Hook):
         return own(images[:self.num_images].split(self.batch_size))
 
 
-def prepared(dataset, index: int) -> dict:
-    """What the transforms of a data set make of one image.
-
-    Raises:
-        ValueError: they fail, for example because the file is damaged.
-    """
-    try:
-        return dataset[index]
-    except Exception as error:  # each reader has its own
-        raise ValueError(f'image {index} of the calibration data set cannot be prepared ({type(error).__name__}: '
-                         f'{error}): repair it, or take it out of the data set') from error
+def unwrapped(model: nn.Module) -> BaseModel:
+    """The model within what distributes it."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def spellings(*classes: type) -> tuple:
@@ -192,41 +234,6 @@ WRAPPED = dict.fromkeys(spellings(SpikingBackbone), 'backbone') | dict.fromkeys(
     spellings(SpikingClassifier), 'classifier')
 HOOK_TYPES = spellings(CalibrationHook)
 METRIC_TYPES = spellings(SpikeMetric, AgreementMetric)  # of spiking models only
-
-
-def test_pipeline(cfg: Config) -> list[dict]:
-    """The transforms of the test data set (wherever wrappers have put it), which calibration images go through."""
-    pipeline = find_pipeline(cfg.test_dataloader.dataset)
-    if pipeline is None:
-        raise ValueError('cfg.test_dataloader.dataset has no pipeline to prepare calibration images with; give '
-                         'CalibrationHook a dataset of its own')
-    if any(getattr(transform['type'], '__name__', transform['type']) == 'TestTimeAug' for transform in pipeline):
-        raise ValueError('test-time augmentation makes several images of each: calibrate first, without --tta '
-                         '(tools/calibrate.py), and test the checkpoint that it writes with --tta')
-    return pipeline
-
-
-def find_pipeline(dataset: dict) -> list[dict] | None:
-    """Depth-first search for the transforms of a data set config."""
-    if 'pipeline' in dataset:
-        return dataset['pipeline']
-    inner = dataset.get('dataset', dataset.get('datasets', []))
-    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
-        found = find_pipeline(child)
-        if found is not None:
-            return found
-    return None
-
-
-def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
-    """Set the transforms of every data set in a (possibly nested) config; wrappers lose transforms of their own."""
-    inner = dataset.get('dataset', dataset.get('datasets'))
-    if inner is None:
-        dataset['pipeline'] = pipeline
-        return
-    dataset.pop('pipeline', None)
-    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
-        replace_pipeline(child, pipeline)
 
 
 def plain_config(cfg: Config) -> Config:

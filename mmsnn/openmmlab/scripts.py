@@ -14,7 +14,9 @@ from torch import nn
 
 from ..machine import keep_freed_memory
 from .checkpoints import check_checkpoint
+from .checks import CheckpointError
 from .hooks import calibration_hook
+from .preflight import check_command, given_options
 from .wrapper import SpikingWrapper, spiking_parts
 
 DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
@@ -79,17 +81,20 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
 
     Raises:
         SystemExit: The config, the package or its script is missing.
+        ConfigError, CheckpointError: see :func:`check_command`.
     """
     arguments = list(arguments)
     config = find_config(arguments)
     if config is None:
         sys.exit(f'usage: mmsnn {name} CONFIG ...   (-h explains the arguments)')
-    scope = read_config(config).get('default_scope')
+    cfg = read_config(config, given_options(arguments))  # what it imports may add pipelines and threshold rules
+    scope = cfg.get('default_scope')
     if scope is None:
         sys.exit(f"config '{config}' has no default_scope; set default_scope = 'mmdet' (or 'mmpretrain')")
     positional = [argument for argument in arguments if argument.endswith(('.pth', '.pt', '.ckpt'))]
     if name == 'test' and positional:
         check_checkpoint(positional[0])
+    check_command(config, cfg, positional[0] if name == 'test' and positional else None)
     if 'pytorch' in arguments and start_without_gpu():
         at = arguments.index('--cfg-options') + 1 if '--cfg-options' in arguments else len(arguments)
         arguments[at:at] = ['--cfg-options'] * (at == len(arguments)) + [f'{k}={v}' for k, v in DDP_WITHOUT_GPU.items()]
@@ -105,14 +110,23 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
 
 
 def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = None, work_dir: str | None = None,
-                    launcher: str = 'none') -> tuple[Runner, BaseModel, dict]:
+                    launcher: str = 'none', anew: bool = False) -> tuple[Runner, BaseModel, dict]:
     """Build a spiking model and load a checkpoint; that of an ANN is calibrated as the config's CalibrationHook says.
+
+    Args:
+        config: of the spiking model.
+        checkpoint: of its ANN, or calibrated.
+        cfg_options: override settings of the config.
+        work_dir: where the log goes.
+        launcher: of the processes, as mmengine names them.
+        anew: refuse a checkpoint that has been calibrated already.
 
     Returns:
         The runner, the model, and the checkpoint's ``meta``.
 
     Raises:
-        ValueError: the config names no CalibrationHook.
+        ValueError: the config names no CalibrationHook, or asks it for what does not exist.
+        CheckpointError: the checkpoint is that of another model, or there is nothing to calibrate in it.
     """
     cfg = read_config(config, cfg_options)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(config).stem))
@@ -125,6 +139,8 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
     runner = Runner.from_cfg(cfg)
     loaded = runner.load_checkpoint(checkpoint)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if anew and all(part.calibrated for part in spiking_parts(model).values()):
+        raise CheckpointError(f"checkpoint '{checkpoint}' is calibrated already: name the checkpoint of the ANN")
     hook.calibrate(model, cfg, runner.logger)
     return runner, model, loaded.get('meta', {})
 

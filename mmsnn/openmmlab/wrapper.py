@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..calibration.procedure import CalibrationReport, calibrate
 from ..conversion.placing import convert
 from ..simulation.network import SpikingNetwork
+from .checks import CheckpointError
 
 
 class SpikingWrapper(BaseModule):
@@ -85,7 +86,7 @@ class SpikingWrapper(BaseModule):
         """Load the ANN's own weights and convert it anew.
 
         Raises:
-            RuntimeError: the weights are those of another network.
+            CheckpointError: the weights are those of another network.
         """
         own = self.ann.state_dict()
         state = without_averages(state, own)
@@ -96,7 +97,7 @@ class SpikingWrapper(BaseModule):
         if missing or other:
             listed = [f'{key} is missing in the checkpoint' for key in missing] + other
             more = f'\n  ... and {len(listed) - 8} more' if len(listed) > 8 else ''
-            raise RuntimeError(
+            raise CheckpointError(
                 f'the checkpoint does not fit the ANN ({type(self.ann).__name__}) that is to be converted:\n  '
                 + '\n  '.join(listed[:8]) + more + '\nUse the checkpoint that was trained with this config.')
         state = OrderedDict(state)
@@ -116,14 +117,19 @@ def without_averages(state: dict[str, Tensor], own: Iterable[str]) -> dict[str, 
     return {key: value for key, value in state.items() if key not in averages}
 
 
+def find_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
+    """The spiking parts of a model by name, if it has any."""
+    return {name or type(module).__name__: module for name, module in model.named_modules()
+            if isinstance(module, SpikingWrapper)}
+
+
 def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
     """The spiking backbones of a model by name, or the spiking classifier that it is.
 
     Raises:
         RuntimeError: there is none.
     """
-    parts = {name or type(module).__name__: module for name, module in model.named_modules()
-             if isinstance(module, SpikingWrapper)}
+    parts = find_parts(model)
     if not parts:
         raise RuntimeError(
             'the model has no spiking part to calibrate: wrap the backbone of a detector, '

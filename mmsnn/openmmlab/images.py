@@ -1,0 +1,63 @@
+"""Which images a config calibrates on: its training data set, read through the transforms of its test."""
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+
+def prepared(dataset, index: int) -> dict:
+    """What the transforms of a data set make of one image.
+
+    Raises:
+        ValueError: they fail, for example because the file is damaged.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:  # each reader has its own
+        raise ValueError(f'image {index} of the calibration data set cannot be prepared ({type(error).__name__}: '
+                         f'{error}): repair it, or take it out of the data set') from error
+
+
+def test_pipeline(cfg: Config) -> list[dict]:
+    """The transforms of the test data set (wherever wrappers have put it), which calibration images go through."""
+    pipeline = find_pipeline(cfg.test_dataloader.dataset)
+    if pipeline is None:
+        raise ValueError('cfg.test_dataloader.dataset has no pipeline to prepare calibration images with; give '
+                         'CalibrationHook a dataset of its own')
+    if any(getattr(transform['type'], '__name__', transform['type']) == 'TestTimeAug' for transform in pipeline):
+        raise ValueError('test-time augmentation makes several images of each: calibrate first, without --tta '
+                         '(tools/calibrate.py), and test the checkpoint that it writes with --tta')
+    return pipeline
+
+
+def find_pipeline(dataset: dict) -> list[dict] | None:
+    """Depth-first search for the transforms of a data set config."""
+    if 'pipeline' in dataset:
+        return dataset['pipeline']
+    inner = dataset.get('dataset', dataset.get('datasets', []))
+    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+        found = find_pipeline(child)
+        if found is not None:
+            return found
+    return None
+
+
+def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
+    """Set the transforms of every data set in a (possibly nested) config; wrappers lose transforms of their own."""
+    inner = dataset.get('dataset', dataset.get('datasets'))
+    if inner is None:
+        dataset['pipeline'] = pipeline
+        return
+    dataset.pop('pipeline', None)
+    for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+        replace_pipeline(child, pipeline)
+
+
+def image_source(dataset: dict) -> str:
+    """Name a data set as a checkpoint remembers it: its kind and the end of its path, whatever machine it is on."""
+    inner = dataset.get('dataset', dataset.get('datasets'))
+    if inner is not None:
+        return ' + '.join(map(image_source, inner if isinstance(inner, (list, tuple)) else [inner]))
+    prefix = dataset.get('data_prefix') or ''
+    where = dataset.get('ann_file') or (prefix if isinstance(prefix, str) else next(iter(prefix.values()), ''))
+    kind = dataset['type'] if isinstance(dataset['type'], str) else dataset['type'].__name__
+    return ' '.join([kind, '/'.join(Path(dataset.get('data_root') or '', where).parts[-3:])])

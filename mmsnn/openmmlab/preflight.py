@@ -1,0 +1,76 @@
+"""What a command finds out before it builds a model: wrong choices, and a spiking checkpoint for an ANN's config."""
+import argparse
+import os
+from collections.abc import Sequence
+from zipfile import is_zipfile
+
+import torch
+from mmengine.config import Config, DictAction
+
+from .checkpoints import UNSAFE, allow_harmless
+from .checks import CheckpointError, ConfigError, is_calibrated
+from .hooks import HOOK_TYPES, WRAPPED, calibration_hook
+
+
+def given_options(arguments: Sequence[str]) -> dict:
+    """The ``--cfg-options`` among the arguments of a script.
+
+    Raises:
+        ConfigError: one has no value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    try:
+        return parser.parse_known_args(arguments)[0].cfg_options
+    except ValueError as error:
+        raise ConfigError(f'--cfg-options takes KEY=VALUE ... ({error})') from error
+
+
+def check_command(config: str, cfg: Config, checkpoint: str | None) -> None:
+    """Check a config and the checkpoint that it is tested with.
+
+    Args:
+        config: the file, as the user names it.
+        cfg: what is in it, with what the command line replaces.
+        checkpoint: the file or its address, or None where nothing is tested.
+
+    Raises:
+        ConfigError: the config asks CalibrationHook for a pipeline, option or value that does not exist.
+        CheckpointError: the checkpoint is calibrated and the config that of an ANN, which would run with random
+            weights.
+    """
+    if any(hook['type'] in HOOK_TYPES for hook in cfg.get('custom_hooks') or []):
+        try:
+            hook = calibration_hook(cfg)
+        except ConfigError as error:
+            raise ConfigError(f"config '{config}': {error}") from error
+        if checkpoint is not None and os.environ.get('RANK', '0') == '0':
+            # Before all that OpenMMLab has to say, of itself and of the machine.
+            print('\n'.join(announcement(cfg.model, hook.plan(cfg))), flush=True)
+    if checkpoint is None or '://' in checkpoint or spikes(cfg.get('model')):
+        return
+    allow_harmless()
+    loaded = torch.load(checkpoint, map_location='cpu', weights_only=UNSAFE not in os.environ,
+                        mmap=is_zipfile(checkpoint) or None)
+    if isinstance(loaded, dict) and is_calibrated(loaded.get('state_dict', loaded)):
+        raise CheckpointError(
+            f"checkpoint '{checkpoint}' holds a calibrated spiking network, but the model of config '{config}' is an "
+            'ANN: test it with the config that it was calibrated with')
+
+
+def announcement(model: object, plan: str) -> list[str]:
+    """A line for each spiking part of a model config, with what the hook will do."""
+    if isinstance(model, dict):
+        inner = model.get(WRAPPED.get(model.get('type', ''), ''))
+        if inner is not None:
+            kind = inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__
+            return [f'mmsnn: {kind} spikes for T = {model["time_steps"]} steps; {plan}']
+        return [line for value in model.values() for line in announcement(value, plan)]
+    return [line for value in model for line in announcement(value, plan)] if isinstance(model, (list, tuple)) else []
+
+
+def spikes(model: object) -> bool:
+    """Whether a model config has a spiking part, of mmsnn's or a class of the user's own derived from it."""
+    if isinstance(model, dict):
+        return model.get('type') in WRAPPED or 'time_steps' in model or any(map(spikes, model.values()))
+    return isinstance(model, (list, tuple)) and any(map(spikes, model))
