@@ -87,7 +87,7 @@ def _number(value: Any) -> float:
     if value.op == 'get_attr':
         stored = operator.attrgetter(str(value.target))(value.graph.owning_module)
         if isinstance(stored, Tensor) and stored.device.type != 'meta' and stored.numel():
-            first = float(stored.flatten()[0])
+            first = float(stored.detach().flatten()[0])
             return first if bool((stored == first).all()) else math.nan
     return math.nan
 
