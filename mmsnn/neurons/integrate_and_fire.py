@@ -81,17 +81,18 @@ class FiringRule(NeuronModel):
 
     def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
              time_steps: int) -> tuple[Tensor, State]:
-        potential = state[0] + current + bias
+        # What has been computed here is changed in place: large temporaries cost more than the arithmetic.
+        potential = (state[0] + current).add_(bias)
         if self.counts:
             count = state[1]
-            due = torch.floor(potential / threshold).clamp(self.lowest, self.max_spikes)
-            total = (count + due).clamp(0, self.levels(time_steps))
-            spikes = (total - count) * threshold
-            return spikes, (potential - spikes, total)
+            total = torch.div(potential, threshold).floor_().clamp_(self.lowest, self.max_spikes)
+            total = total.add_(count).clamp_(0, self.levels(time_steps))
+            spikes = (total - count).mul_(threshold)
+            return spikes, (potential.sub_(spikes), total)
         spikes = torch.where(potential >= threshold, threshold, 0.)
         if self.reset == 'zero':
-            return spikes, (torch.where(spikes > 0, 0., potential),)
-        return spikes, (potential - spikes,)
+            return spikes, (potential.masked_fill_(spikes > 0, 0.),)
+        return spikes, (potential.sub_(spikes),)
 
     def rate(self, current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float) -> Tensor:
         return firing_rate(current, threshold, time_steps, potential, self.max_rate)

@@ -90,7 +90,8 @@ class TimeLoop:
                 given = [_channels_last(value) for value in given]
             given += [spikes(node, start, start + steps) for node in self.plan.sources] if spikes else []
             given += [self.plan.modules[node].bias[start:start + steps] for node in chunk.stepped]
-            counts, found, _ = run(*given, torch.tensor(float(start)), *kept)
+            counts, found, updated = run(*given, torch.tensor(float(start)), *kept)
+            kept = kept if self.fast else updated
             for node, numbers in zip(chunk.neurons, counts):
                 self.plan.modules[node].record(numbers)
             start += steps
@@ -124,7 +125,8 @@ class TimeLoop:
         dimensions = {node: len(shape) for node, shape in shapes.items()}
         key = steps, record, each_step, tuple(dimensions.values())
         if key not in self._chunks:
-            chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, share=not self.fast)
+            chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, in_place=self.fast,
+                          share=not self.fast)
             module: nn.Module = chunk.graph_module
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
