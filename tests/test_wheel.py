@@ -113,6 +113,11 @@ def test_index_names_the_committed_checkpoints_and_their_scores():
     for weights, model in models.items():
         assert Path(model['Config']).stem == Path(weights).stem == model['Name'] and (ROOT / model['Config']).is_file()
         (result,) = model['Results']
+        if result['Task'] == 'Image Classification':
+            page = (ROOT / 'docs' / 'paper_networks.md').read_text()
+            row = next(line for line in page.splitlines() if f'`{model["Config"]}`' in line)
+            assert f'| {result["Metrics"]["Top 1 Accuracy"]} |' in row
+            continue
         table = readme[readme.index('**Blood cells**' if 'bccd' in weights else '**Digits**'):]
         row = next(line for line in table.splitlines() if line.startswith(f'| **{model["Metadata"]["Architecture"]}**'))
         assert f'(ANN mAP: {result["Metrics"]["box AP"] / 100:.3f})' in row
