@@ -43,11 +43,11 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
     for index in range(len(layer.sweep.batches)):
         activation = layer.activation(index)
         rate, by_step = layer.rate(index, keep, pipeline.bias_per_step)
-        error = activation - rate
+        error, axis = activation - rate, layer.neuron.channel_axis
         sums = sums + torch.stack([
             error.square().sum(dtype=torch.float64), activation.square().sum(dtype=torch.float64),
-            *error.new_tensor([len(error), error.numel() // error.shape[1]], dtype=torch.float64)])
-        channel = channel + error.movedim(1, 0).flatten(1).sum(1, dtype=torch.float64)
+            *error.new_tensor([len(error), error.numel() // error.shape[axis]], dtype=torch.float64)])
+        channel = channel + error.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)
         if pipeline.potential == 'position':
             position = position + error.sum(0, dtype=torch.float64)
         if by_step is not None:

@@ -1,6 +1,7 @@
 """Turn a trained ReLU network into a spiking one: trace, fold batch normalisation, place the neurons."""
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -11,6 +12,7 @@ from ..simulation.operations import is_max_pool, objection, source_of
 from ..simulation.rectifiers import relu_ceiling, varying_nodes
 from .constants import drop_unused, fold_constants
 from .folding import fold_batch_norm, pool_before_static_relu, qualified_names
+from .graded import place_everywhere
 from .layers import layers_from_functions
 from .spelling import spell_rectifiers
 from .tracing import ConversionError, trace
@@ -18,7 +20,7 @@ from .tracing import ConversionError, trace
 
 def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '*', exclude: str | Iterable[str] = (),
             readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
-            compile: bool = False) -> SpikingNetwork:
+            compile: bool = False, coding: str = 'rate', example: Any = None) -> SpikingNetwork:
     """Convert an ANN into a network of integrate-and-fire neurons; the ANN itself is left untouched.
 
     The network is traced with torch.fx, batch normalisation is folded into the layer before it [Eq. 25], and every
@@ -52,20 +54,24 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
     if (compile or dtype != 'float32') and any(value.dtype == torch.float64 for value in ann.parameters()):
         raise ConversionError("a float64 network is simulated in float64, without compile=True or dtype='bfloat16': "
                               'convert a float32 copy, model.float()')
-    network = trace(ann)
+    network = trace(ann, example, open_layers=coding == 'differential')
     fold_constants(network)
     layers_from_functions(network)
     fold_batch_norm(network)
     spell_rectifiers(network)
     pool_before_static_relu(network)
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
-    place_neurons(network, include, exclude)
+    graded: list[str] = []
+    if coding == 'differential':
+        graded = place_everywhere(network, include, exclude)
+    else:
+        place_neurons(network, include, exclude)
     network.graph.eliminate_dead_code()
     drop_unused(network)
     network.graph.lint()
     network.recompile()
     return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps, delay=delay, dtype=dtype,
-                          compile=compile)
+                          compile=compile, coding=coding, graded=graded)
 
 
 def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str]) -> None:
