@@ -27,7 +27,9 @@ ARITHMETIC = {
     'log1p', 'abs', 'absolute', 'reciprocal', 'sign', 'sgn', 'gt', 'lt', 'ge', 'le', 'greater', 'less', 'greater_equal',
     'less_equal', 'eq', 'ne', 'logical_and', 'logical_or', 'logical_not', 'masked_fill', 'addcmul', 'addcdiv', 'lerp',
     'float', 'to', 'type_as', 'contiguous', 'clone', 'detach', 'round', 'floor', 'ceil', 'trunc'}
-SPACES = (torch, F, operator, torch.special)
+# The same functions by what is called; some are named otherwise in themselves than where they are offered.
+FUNCTIONS = {getattr(space, name): name for space in (torch, F, operator, torch.special)
+             for name in sorted(ACTIVATIONS | ARITHMETIC) if callable(getattr(space, name, None))}
 METHODS = {'max', 'min'}  # element-wise only where they are given a second value
 
 
@@ -40,6 +42,8 @@ class Region(NamedTuple):
 
 def called_name(node: fx.Node) -> str:
     """The name of the function, or method, that a node calls."""
+    if node.op == 'call_function' and node.target in FUNCTIONS:
+        return FUNCTIONS[node.target]
     return str(node.target if node.op == 'call_method' else getattr(node.target, '__name__', node.target)).strip('_')
 
 
@@ -59,8 +63,7 @@ def operands(node: fx.Node, depends: set[fx.Node]) -> list[fx.Node] | None:
     if node.op == 'call_module':
         if not computes_as(module_of(node), ACTIVATION_MODULES):
             return None
-    elif node.op == 'call_method' or (node.op == 'call_function' and any(
-            getattr(space, getattr(node.target, '__name__', ''), None) is node.target for space in SPACES)):
+    elif node.op == 'call_method' or node.target in FUNCTIONS:
         name = called_name(node)
         if name not in ACTIVATIONS | ARITHMETIC or (name in METHODS and not (
                 len(node.args) == 2 and isinstance(node.args[1], fx.Node))):

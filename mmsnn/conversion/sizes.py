@@ -47,18 +47,26 @@ class SizedTracer(Tracer):
     """Computes shapes while it records, without computing values (fake tensors).
 
     Args:
-        example: a tensor (N, ...), several in a tuple in the order of the arguments, or in a dictionary by name.
+        example: a tensor (N, ...), or its shape, a tuple of numbers; or several tensors in a tuple in the order of the
+            arguments, or in a dictionary by name.
     """
 
     def __init__(self, example: Any) -> None:
         super().__init__()
         from torch._subclasses import FakeTensorMode
 
+        if not isinstance(example, (Tensor, dict)) and all(isinstance(size, int) for size in example):
+            example = torch.empty(tuple(example), device='meta')
         self.example = example if isinstance(example, (tuple, list, dict)) else (example,)
         self.fakes = [FakeTensorMode(allow_non_fake_inputs=True) for _ in NUMBERS]
+        self.device = torch.device('cpu')
         self.known: dict[fx.Node, tuple] = {}
         self.placeholders = 0
         self.evaluating = False
+
+    def trace(self, root, concrete_args=None) -> fx.Graph:
+        self.device = next((value.device for value in root.parameters()), self.device)
+        return super().trace(root, concrete_args)
 
     def proxy(self, node: fx.Node) -> SizedProxy:
         return SizedProxy(node, self)
@@ -100,8 +108,9 @@ class SizedTracer(Tracer):
         if node.op == 'placeholder':
             given = self.example[node.target] if isinstance(self.example, dict) else self.example[self.placeholders]
             self.placeholders += index == len(NUMBERS) - 1
+            device = self.device if given.is_meta else given.device
             return self.fakes[index].from_tensor(torch.empty(
-                (NUMBERS[index], *given.shape[1:]), dtype=given.dtype, device=given.device))
+                (NUMBERS[index], *given.shape[1:]), dtype=given.dtype, device=device))
         if node.op == 'get_attr':
             value: Any = self.root
             for name in str(node.target).split('.'):

@@ -30,7 +30,7 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
 
     Args:
         ann: the network.
-        example: an input, or several in a tuple or dictionary, whose sizes decide where ``forward`` decides by sizes.
+        example: an input, its shape, or several inputs, whose sizes decide where ``forward`` decides by sizes.
         open_layers: whether torch's attention and transformer layers become what they consist of.
 
     Raises:

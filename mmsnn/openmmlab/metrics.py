@@ -123,7 +123,8 @@ class SpikeMetric(BaseMetric):
                  other_macs: float, graded_operations: float = 0.) -> dict[str, float]:
         """Energy of ANN and SNN in millijoule, parts that do not spike included, and their ratio."""
         ann = (ann_macs + other_macs) * self.mac_energy
-        snn = (analog_macs + other_macs + graded_operations) * self.mac_energy + synaptic_operations * self.addition_energy
+        macs = analog_macs + other_macs + graded_operations
+        snn = macs * self.mac_energy + synaptic_operations * self.addition_energy
         return dict(ann_energy=ann * 1e-9, snn_energy=snn * 1e-9, energy_ratio=snn / max(ann, 1e-30))
 
     def _break_even(self, results: list[dict]) -> float:
