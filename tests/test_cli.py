@@ -22,7 +22,7 @@ from mmsnn.experiments.methods import parse_pipeline
 from mmsnn.export.formats import NEEDS
 from mmsnn.machine import CORES
 from mmsnn.mistakes import mistake_of
-from mmsnn.simulation.network import read_settings
+from mmsnn.simulation.settings import read_settings
 
 from networks import randomise_norms
 

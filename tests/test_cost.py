@@ -23,7 +23,7 @@ def test_counts_by_hand():
     assert counter.cost.synaptic_operations == {'_1': 12 * 3, '_3': 18 * 4}
     assert counter.cost.neurons == {'_1': 2 * 2, '_3': 2 * 3} and counter.cost.images == 2
     assert counter.cost.per_image() == dict(synaptic_operations=(36 + 72) / 2, spikes_per_neuron=30 / 10,
-                                            analog_macs=2, ann_macs=2 + 6 + 12)
+                                            analog_macs=2, ann_macs=2 + 6 + 12, graded_operations=0)
     snn(x)
     assert counter.cost.images == 2, 'nothing is counted outside'
 

@@ -32,7 +32,7 @@ from mmsnn.calibration.store import Store
 from mmsnn.files import check_writable, save_checkpoint, write_file
 from mmsnn.openmmlab.checkpoints import check_checkpoint
 from mmsnn.openmmlab.hooks import test_pipeline as transforms_of_the_test
-from mmsnn.simulation.network import read_settings
+from mmsnn.simulation.settings import read_settings
 
 from networks import Residual, randomise_norms
 

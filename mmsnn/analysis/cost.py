@@ -3,10 +3,10 @@
 A spike that arrives at a convolution or linear layer is added, weighted, to every output it is connected to: one
 synaptic operation each. A negative spike counts as one, a burst of k spikes as k.
 """
-import operator
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +17,13 @@ from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import NORMS, module_of, reads_shape, source_of
 from ..simulation.plan import Env, is_neuron
 from ..simulation.rectifiers import varying_nodes
+from ..simulation.weighted import Weighted, has_weights, weighted_input
 
-# Products of values and weights that conversion has not turned into layers, such as weights that depend on the image.
-PRODUCTS = {operator.matmul, torch.matmul, 'matmul', torch.mm, 'mm', torch.bmm, 'bmm', torch.addmm, 'addmm',
-            torch.baddbmm, 'baddbmm', torch.addbmm, 'addbmm', torch.einsum, torch.tensordot, F.bilinear, F.linear,
-            F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 # They make several elements of one, or add elements that are not connected to any neuron.
 GROWING = (nn.Upsample, *(getattr(nn, f'{kind}{dimensions}d') for dimensions in (1, 2, 3) for kind in (
     'ZeroPad', 'ConstantPad', 'CircularPad', 'ReflectionPad', 'ReplicationPad')))
 GROWING_FUNCTIONS = {F.pad, F.interpolate, torch.repeat_interleave, torch.tile, 'repeat', 'expand', 'expand_as',
                      'repeat_interleave', 'tile'}
-Weighted: TypeAlias = nn.Linear | nn.modules.conv._ConvNd  # layers whose outputs are connected to their inputs
 
 
 @dataclass
@@ -42,7 +38,9 @@ class Cost:
         synaptic_operations: caused by the spikes of each layer of neurons.
         analog_macs: multiply-accumulate operations on the image itself: the layers before the first neurons, which
             direct coding computes once per image.
-        ann_macs: of the whole ANN.
+        ann_macs: of the whole ANN, graded units included.
+        graded_operations: of graded units, see :attr:`SpikingNetwork.graded`, at all T steps: the multiply-accumulates
+            of products, and one for each element that any other operation reads.
     """
 
     images: int = 0
@@ -52,13 +50,15 @@ class Cost:
     synaptic_operations: dict[str, float] = field(default_factory=dict)
     analog_macs: int = 0
     ann_macs: int = 0
+    graded_operations: int = 0
 
     def per_image(self) -> dict[str, float]:
         """Synaptic operations, spikes per neuron (during all T steps), and MACs, averaged over the images."""
         images = max(self.images, 1)
         return dict(synaptic_operations=sum(self.synaptic_operations.values()) / images,
                     spikes_per_neuron=sum(self.spikes.values()) / max(sum(self.neurons.values()), 1),
-                    analog_macs=self.analog_macs / images, ann_macs=self.ann_macs / images)
+                    analog_macs=self.analog_macs / images, ann_macs=self.ann_macs / images,
+                    graded_operations=self.graded_operations / images)
 
 
 class CostCounter:
@@ -75,7 +75,7 @@ class CostCounter:
         self._handles: list = []
         self._recorders: dict[str, Callable[[float, float], None]] = {}
         self._fan_out: dict[str, float] = {}
-        self._shapes: dict[tuple, tuple] = {}
+        self._shapes: dict[tuple, _Connectome] = {}
 
     def __enter__(self) -> 'CostCounter':
         self._handles = [self.snn.register_forward_pre_hook(self._before, with_kwargs=True)]
@@ -96,12 +96,25 @@ class CostCounter:
         key = tuple(tuple(value.shape) for value in values.values() if isinstance(value, Tensor))
         if key not in self._shapes:
             self._shapes[key] = analyse(self.snn, values)
-        self._fan_out, neurons, analog_macs, ann_macs = self._shapes[key]
+            self._log(key)
+        connectome = self._shapes[key]
+        self._fan_out = connectome.fan_out
         self.cost.images += next(len(value) for value in values.values() if isinstance(value, Tensor))
-        self.cost.analog_macs += analog_macs
-        self.cost.ann_macs += ann_macs
-        for name, count in neurons.items():
+        self.cost.analog_macs += connectome.analog
+        self.cost.ann_macs += connectome.total
+        self.cost.graded_operations += connectome.graded(self.snn.time_steps)
+        for name, count in connectome.neurons.items():
             self.cost.neurons[name] = self.cost.neurons.get(name, 0) + count
+
+    def _log(self, key: tuple) -> None:
+        """Say once how much graded units compute."""
+        connectome = self._shapes[key]
+        if len(self._shapes) == 1 and connectome.units:
+            each = sum(connectome.units.values())
+            logging.getLogger(__name__).info(
+                '%d graded units do %.1f %% of the operations of the ANN at each step: %s', len(connectome.units),
+                100 * each / max(connectome.total + each - connectome.products, 1),
+                ', '.join(f'{name} ({count / each:.0%})' for name, count in connectome.units.items()))
 
     def _recorder(self, name: str) -> Callable[[float, float], None]:
         def record(events: float, count: float) -> None:
@@ -113,7 +126,7 @@ class CostCounter:
 
 
 @torch.no_grad()
-def analyse(snn: SpikingNetwork, values: Env) -> tuple[dict[str, float], dict[str, int], int, int]:
+def analyse(snn: SpikingNetwork, values: Env) -> '_Connectome':
     """Count connections by passing a batch through the ANN.
 
     Args:
@@ -121,24 +134,34 @@ def analyse(snn: SpikingNetwork, values: Env) -> tuple[dict[str, float], dict[st
         values: of its placeholders.
 
     Returns:
-        For each layer of neurons the mean number of outputs that a neuron is connected to (its fan-out) and the
-        number of neurons; the MACs of the layers before the first neurons, and those of the whole ANN.
+        For each layer of neurons the mean number of outputs that a neuron is connected to (``fan_out``) and the number
+        of ``neurons``; the MACs of the layers before the first neurons (``analog``), and those of the whole ANN
+        (``total``); the operations of graded ``units``.
     """
-    connectome = _Connectome(snn.network)
+    connectome = _Connectome(snn.network, snn.graded)
     connectome.run(*values.values())
-    return connectome.fan_out, connectome.neurons, connectome.analog, connectome.total
+    connectome.env = {}
+    return connectome
 
 
 class _Connectome(fx.Interpreter):
     """Runs the ANN node by node, forgetting values that nobody needs, and counts what each node connects."""
 
-    def __init__(self, network: fx.GraphModule) -> None:
+    def __init__(self, network: fx.GraphModule, graded: Collection[str]) -> None:
         super().__init__(network)
+        self.is_graded = set(graded)
         self.varies = varying_nodes(network.graph)
         self.fan_out: dict[str, float] = {}
         self.neurons: dict[str, int] = {}
         self.sizes: dict[fx.Node, int] = {}
         self.analog = self.total = 0
+        self.units: dict[str, int] = {}  # what each graded unit computes in one step
+        self.constant: set[str] = set()  # of them, those that compute once
+        self.products = 0  # multiply-accumulates of graded units
+
+    def graded(self, time_steps: int) -> int:
+        """Operations of graded units in T steps."""
+        return sum(count * (1 if name in self.constant else time_steps) for name, count in self.units.items())
 
     def run_node(self, n: fx.Node) -> Any:
         result = self._run(n)
@@ -152,6 +175,8 @@ class _Connectome(fx.Interpreter):
             self.neurons[neuron_name(n)] = result.numel()
             self.fan_out.setdefault(neuron_name(n), 0.)
             return result
+        if n.name in self.is_graded:
+            return self._run_graded(n)
         incoming = weighted_input(n, self.varies)
         if incoming is None:
             return super().run_node(n)
@@ -171,22 +196,18 @@ class _Connectome(fx.Interpreter):
         return result
 
 
-def has_weights(module: nn.Module | None) -> TypeGuard[Weighted]:
-    """True for convolutions and linear layers, whose outputs are connected to their inputs."""
-    return isinstance(module, Weighted)
-
-
-def weighted_input(node: fx.Node, varies: set[fx.Node]) -> fx.Node | None:
-    """The value that a convolution, linear layer or matrix product weights, or None for any other node.
-
-    Of the operands of a product it is the one that varies in time; where none does, the first.
-    """
-    if has_weights(module_of(node)):
-        return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    if node.target not in PRODUCTS:
-        return None
-    operands = [operand for operand in node.all_input_nodes if not reads_shape(operand)]
-    return next((operand for operand in operands if operand in varies), next(iter(operands), None))
+    def _run_graded(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        macs = counter.get_total_flops() // 2
+        values = [value for value in (*(self.env[arg] for arg in n.all_input_nodes), result)
+                  if isinstance(value, Tensor)]
+        self.units[n.name] = macs or max((value.numel() for value in values), default=0)
+        self.products += macs
+        self.total += macs
+        if n not in self.varies:
+            self.constant.add(n.name)
+        return result
 
 
 def connections(module: Weighted, incoming: Tensor, outgoing: Tensor) -> int:

@@ -11,6 +11,7 @@ from ..neurons.pipelines import Pipeline, make_pipeline
 from ..neurons.thresholds import ActivationHistogram
 from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
+from ..simulation.settings import check_coding
 from .balancing import balanced_thresholds
 from .batches import Batch, call_with, materialise, size_of
 from .corrections import correct_bias, correct_potential, largest_current, measure
@@ -95,8 +96,9 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
     if chosen.potential == 'position' and len(sizes) > 1:
         raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
                          "use potential='channel'")
-    snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
     model = chosen.rule(snn.time_steps)
+    check_coding(snn, model.coding)
+    snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
     if chosen.threshold == 'balanced':
         thresholds = {layer_name: largest / model.peak for layer_name, largest in balanced_thresholds(
             snn, batches, chosen.channel_wise, progress=progress).items()}
@@ -131,7 +133,11 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
     histograms: dict[str, ActivationHistogram] = {}
 
     def watch(name: str):
-        def hook(_module: nn.Module, _inputs, activation: Tensor) -> None:
+        def hook(neuron: nn.Module, _inputs, activation: Tensor) -> None:
+            assert isinstance(neuron, IFNeuron)
+            activation = activation.movedim(neuron.channel_axis, 1)
+            if neuron.activation is not None:  # it may be negative; so may what differential neurons send
+                activation = activation.abs()
             if name not in histograms:
                 histograms[name] = ActivationHistogram(activation.shape[1], activation.device)
             try:

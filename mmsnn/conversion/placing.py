@@ -1,6 +1,7 @@
-"""Turn a trained ReLU network into a spiking one: trace, fold batch normalisation, place the neurons."""
+"""Turn a trained network into a spiking one: trace, fold batch normalisation, place the neurons."""
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -11,6 +12,7 @@ from ..simulation.operations import is_max_pool, objection, source_of
 from ..simulation.rectifiers import relu_ceiling, varying_nodes
 from .constants import drop_unused, fold_constants
 from .folding import fold_batch_norm, pool_before_static_relu, qualified_names
+from .graded import place_everywhere
 from .layers import layers_from_functions
 from .spelling import spell_rectifiers
 from .tracing import ConversionError, trace
@@ -18,7 +20,7 @@ from .tracing import ConversionError, trace
 
 def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '*', exclude: str | Iterable[str] = (),
             readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
-            compile: bool = False) -> SpikingNetwork:
+            compile: bool = False, coding: str = 'rate', example: Any = None) -> SpikingNetwork:
     """Convert an ANN into a network of integrate-and-fire neurons; the ANN itself is left untouched.
 
     The network is traced with torch.fx, batch normalisation is folded into the layer before it [Eq. 25], and every
@@ -26,8 +28,14 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
     commute, and the current is constant there); elsewhere it passes on the increase of the pooled running sum.
     Thresholds are not chosen yet: :func:`mmsnn.calibrate` does that.
 
+    With ``coding='differential'`` every element-wise function of one value becomes neurons, in whatever spelling, also
+    composed ones such as ``x * torch.sigmoid(x)``. What mixes values (norms, softmax, products of two values that
+    vary) stays a graded unit on what neurons have sent so far; :attr:`SpikingNetwork.graded` names it. Before weights
+    that would read anything else than spikes, or the input, stand neurons of the identity.
+
     Args:
-        ann: any network of convolutions, linear layers and ReLUs that torch.fx can trace. Evaluation mode is used.
+        ann: any network of convolutions, linear layers and ReLUs (or, with ``coding='differential'``, of any
+            deterministic functions) that torch.fx can trace. Evaluation mode is used.
         time_steps: T, the number of simulated steps, at least 1.
         include: fnmatch patterns of call sites to make spiking (``'layer4.*'``, ``'*.relu'``).
         exclude: fnmatch patterns of nonlinear call sites to leave analog: they see the mean over time so far, and
@@ -40,32 +48,42 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
         dtype: of spikes, currents and weights when simulating: ``'float32'`` or ``'bfloat16'``, which rounds weights
             and thresholds to 8 bits; membrane potentials and sums stay float32.
         compile: compile the simulation with torch.compile: faster after some 20 seconds once or twice.
+        coding: ``'rate'``: neurons stand for ReLUs; or ``'differential'``: for any activation, and only pipelines of
+            differential coding can calibrate them.
+        example: an input, or its shape such as ``(1, 3, 224, 224)``, for a network whose ``forward`` decides by sizes,
+            such as transformers: the conversion then serves inputs of this size alone, any number of them. Several
+            inputs in a tuple, or in a dictionary by name.
 
     Returns:
         A module with the ANN's call signature. Arguments of the ANN that have a default keep it, and are gone: of
         mmpretrain's ``forward(inputs, data_samples=None, mode='tensor')`` remains ``forward(inputs)``.
 
     Raises:
-        ConversionError: operations that are neither affine nor ReLU, each named with its type.
-        ValueError: a wrong ``time_steps``, ``readout`` or ``delay``, or a pattern that matches nothing.
+        ConversionError: operations that are neither affine nor ReLU, each named with its type; with
+            ``coding='differential'`` what is random or cannot be traced.
+        ValueError: a wrong ``time_steps``, ``readout``, ``delay`` or ``coding``, or a pattern that matches nothing.
     """
     if (compile or dtype != 'float32') and any(value.dtype == torch.float64 for value in ann.parameters()):
         raise ConversionError("a float64 network is simulated in float64, without compile=True or dtype='bfloat16': "
                               'convert a float32 copy, model.float()')
-    network = trace(ann)
+    network = trace(ann, example, open_layers=coding == 'differential')
     fold_constants(network)
     layers_from_functions(network)
     fold_batch_norm(network)
     spell_rectifiers(network)
     pool_before_static_relu(network)
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
-    place_neurons(network, include, exclude)
+    graded: list[str] = []
+    if coding == 'differential':
+        graded = place_everywhere(network, include, exclude)
+    else:
+        place_neurons(network, include, exclude)
     network.graph.eliminate_dead_code()
     drop_unused(network)
     network.graph.lint()
     network.recompile()
     return SpikingNetwork(network, time_steps, readout=readout, chunk_steps=chunk_steps, delay=delay, dtype=dtype,
-                          compile=compile)
+                          compile=compile, coding=coding, graded=graded)
 
 
 def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str]) -> None:

@@ -1,11 +1,6 @@
 """Trace a network with torch.fx into a graph without dropout, in-place operations and checkpointing."""
 import copy
-import functools
-import inspect
 import itertools
-import operator
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +8,11 @@ from torch import Tensor, fx, nn
 
 from ..simulation.calls import normalise, set_argument
 from ..simulation.operations import ASSERTIONS, OUT_OF_PLACE, changes_argument, is_dropout, is_view, source_of
-from .baking import bake_weights, is_plain
+from .attention import open_attention
+from .baking import bake_weights
 from .folding import qualified_names
+from .sizes import SizedTracer, integers
+from .tracers import Tracer
 
 # What cannot be traced into, by the names of classes, and what to pass in its place.
 WRAPPERS = dict.fromkeys(('DataParallel', 'DistributedDataParallel', 'FullyShardedDataParallel'),
@@ -27,66 +25,13 @@ class ConversionError(ValueError):
     """The network holds operations that have no spiking counterpart; the message lists every one."""
 
 
-class _Proxy(fx.Proxy):
-    """Records ``+=`` and the like as what they are; torch.fx records an addition that leaves its operand alone."""
-
-    def _in_place(self, operation, other):
-        return self.tracer.create_proxy('call_function', operation, (self, other), {})
-
-    __iadd__ = functools.partialmethod(_in_place, operator.iadd)
-    __isub__ = functools.partialmethod(_in_place, operator.isub)
-    __imul__ = functools.partialmethod(_in_place, operator.imul)
-    __itruediv__ = functools.partialmethod(_in_place, operator.itruediv)
-
-
-class _Tracer(fx.Tracer):
-    """Traces into everything it can; what it cannot trace stays one opaque node, to be reported with its reason."""
-
-    def proxy(self, node):
-        return _Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))
-
-    def call_module(self, module, forward, args, kwargs):
-        scope, stack = copy.copy(self.scope), copy.copy(self.module_stack)
-        try:
-            return super().call_module(module, forward, args, kwargs)
-        except Exception as error:  # whatever a user's forward() does with a proxy instead of a tensor
-            self.scope, self.module_stack = scope, stack  # torch.fx leaves them where the error happened
-            node = self.create_proxy('call_module', self.path_of_module(module), args, kwargs)
-            node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
-            return node
-
-    def create_arg(self, a: Any) -> Any:
-        """Keep the type of ordered dictionaries and named tuples, which the ANN may return."""
-        if isinstance(a, OrderedDict) and not hasattr(a, '__dataclass_fields__'):
-            return self.create_node('call_function', type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
-        if isinstance(a, tuple) and hasattr(a, '_fields'):
-            return self.create_node('call_function', type(a), tuple(map(self.create_arg, a)), {})
-        return super().create_arg(a)
-
-    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
-        """One placeholder for each argument without a default; those with one are not passed on, and so keep it.
-
-        ``*args`` is one input where there is no other, and ``**kwargs`` is empty.
-        """
-        kinds = inspect.Parameter
-        parameters = list(inspect.signature(self.root.forward).parameters.values())
-        wanted = [p for p in parameters if p.default is p.empty and p.kind is not kinds.VAR_KEYWORD]
-        wanted = [p for p in wanted if p.kind is not kinds.VAR_POSITIONAL] or wanted or parameters[:1]
-        proxies = [self.create_proxy('placeholder', p.name, (), {}) for p in wanted]
-
-        def forward(*values: Any) -> Any:
-            given = list(zip(wanted, values))
-            return self.root.forward(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
-                                     **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
-
-        return forward, proxies
-
-
-def trace(ann: nn.Module) -> fx.GraphModule:
+def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.GraphModule:
     """Trace a copy of ``ann`` in evaluation mode, without dropout, in-place operations and checkpointing.
+
+    Args:
+        ann: the network.
+        example: an input, its shape, or several inputs, whose sizes decide where ``forward`` decides by sizes.
+        open_layers: whether torch's attention and transformer layers become what they consist of.
 
     Raises:
         ConversionError: it is wrapped or compiled, in 16 bits, or its ``forward`` cannot be traced.
@@ -103,13 +48,16 @@ def trace(ann: nn.Module) -> fx.GraphModule:
             if getattr(module, option, False):
                 setattr(module, option, False)
     bake_weights(ann)
-    tracer = _Tracer()
+    if open_layers:
+        open_attention(ann)
+    tracer = Tracer() if example is None else SizedTracer(example)
     try:
-        graph = tracer.trace(ann)
+        with integers(ann if example is not None else None):
+            graph = tracer.trace(ann)
     except Exception as error:
         raise ConversionError(f'{type(ann).__name__} cannot be traced by torch.fx ({type(error).__name__}: {error}). '
-                              'Its forward() must not branch on tensor values; see the documentation of torch.fx.'
-                              ) from error
+                              'Its forward() must not branch on tensor values; see the documentation of torch.fx. '
+                              'Where it branches on sizes, pass an input: example=...') from error
     network = fx.GraphModule(tracer.root, graph, type(ann).__name__)
     for node in list(graph.nodes):
         if node.target in ASSERTIONS:

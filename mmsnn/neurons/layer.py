@@ -20,6 +20,7 @@ class IFNeuron(nn.Module):
         activation: the activation itself, where it is another one.
 
     Attributes:
+        channel_axis: the dimension of channels: 1 or, as behind linear layers on sequences, -1.
         rule: how the neurons fire and reset. It comes from the pipeline, and after loading from the settings of the
             network.
         time_steps: T, which bounds the spike count where the rule counts.
@@ -40,6 +41,7 @@ class IFNeuron(nn.Module):
         super().__init__()
         self.ceiling = ceiling
         self.activation = activation
+        self.channel_axis = 1
         self.rule: NeuronModel = FiringRule()
         self.time_steps = 1
         self.recorders: list[Callable[[float, float], None]] = []
@@ -50,13 +52,17 @@ class IFNeuron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(0., self.ceiling) if self.activation is None else self.activation(x)
 
+    def per_channel(self, value: Tensor, x: Tensor) -> Tensor:
+        """Shape one of the buffers so that it broadcasts with ``x``, (N, ...)."""
+        return per_channel(value, x, self.channel_axis)
+
     def start(self, current: Tensor) -> State:
         """Return the state before the first step for one step's current, shape (N, ...).
 
         Raises:
             ValueError: the initial potential is per position and was calibrated for another image size.
         """
-        initial = per_channel(self.initial_potential, current)
+        initial = self.per_channel(self.initial_potential, current)
         if self.initial_potential.ndim > 1 and initial.shape != current.shape[1:]:
             raise ValueError(
                 f'the initial potential was calibrated per position for feature maps of {tuple(initial.shape)}, but '
@@ -73,10 +79,10 @@ class IFNeuron(nn.Module):
         Returns:
             Spikes, shape (K, N, ...), and the state after the last step.
         """
-        threshold = per_channel(self.threshold, currents[0])
-        bias: Tensor | Sequence[Tensor] = per_channel(self.bias, currents[0])
+        threshold = self.per_channel(self.threshold, currents[0])
+        bias: Tensor | Sequence[Tensor] = self.per_channel(self.bias, currents[0])
         if self.bias.ndim > 1:
-            bias = [per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
+            bias = [self.per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
         if self.rule.coding == 'differential':
             currents = self(currents + bias)
         spikes, _, state = advance(self.rule, currents, bias, state, threshold, self.time_steps)
@@ -97,7 +103,7 @@ class IFNeuron(nn.Module):
 
     def rate(self, current: Tensor) -> Tensor:
         """What a constant current is turned into, in closed form: the firing rate [Eq. 17]; shape (N, ...)."""
-        threshold, bias, initial = (per_channel(value, current) for value in (
+        threshold, bias, initial = (self.per_channel(value, current) for value in (
             self.threshold, self.mean_bias, self.initial_potential))
         driven = current + bias
         return self.rule.rate(self(driven) if self.rule.coding == 'differential' else driven, threshold,

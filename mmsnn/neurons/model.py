@@ -163,9 +163,9 @@ def count_spikes(spikes: Tensor, threshold: Tensor) -> Tensor:
     return torch.stack([(number > 0).float().sum(-1).double().sum(), number.sum(-1).double().sum()])
 
 
-def per_channel(value: Tensor, x: Tensor) -> Tensor:
-    """Shape a (1,) or (C,) value so that it broadcasts along the channels (dimension 1) of ``x``, (N, C, ...)."""
-    return value.view(-1, *[1] * (x.ndim - 2)) if value.ndim == 1 else value
+def per_channel(value: Tensor, x: Tensor, axis: int = 1) -> Tensor:
+    """Shape a (1,) or (C,) value so that it broadcasts along the channels of ``x``, (N, C, ...), or last (axis -1)."""
+    return value.view(-1, *[1] * (x.ndim - 2)) if value.ndim == 1 and axis == 1 else value
 
 
 NEURONS: dict[str, type[NeuronModel]] = {}

@@ -6,7 +6,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import nn
 
-from ..analysis.cost import Cost, CostCounter, Weighted, connections, has_weights
+from ..analysis.cost import Cost, CostCounter, connections
+from ..simulation.weighted import Weighted, has_weights
 from .registry import METRICS
 from .wrapper import SpikingWrapper, spiking_parts
 
@@ -23,6 +24,7 @@ class SpikeMetric(BaseMetric):
     - ``firing_rate``: spikes per neuron and time step;
     - ``synaptic_operations``: additions that spikes cause;
     - ``analog_macs``: multiply-accumulates of the layers that see the image itself;
+    - ``graded_operations``: of what mixes values and does not spike, at all steps, counted as multiply-accumulates;
     - ``other_macs``: those of the parts that do not spike (neck and head);
     - ``ann_macs``: what the spiking parts take as ANN;
     - ``ann_energy`` and ``snn_energy`` in millijoule, and their ``energy_ratio``;
@@ -88,13 +90,14 @@ class SpikeMetric(BaseMetric):
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Sum up over batches and processes; logs the firing rate of each layer."""
-        totals = dict(images=0, spikes=0., neuron_steps=0., synaptic_operations=0., analog_macs=0, ann_macs=0)
+        totals = dict(images=0, spikes=0., neuron_steps=0., synaptic_operations=0., analog_macs=0, ann_macs=0,
+                      graded_operations=0)
         layers: dict[str, tuple[float, float]] = {}
         for part in results[0]['parts'] if results else ():
             costs = [result['parts'][part] for result in results]
             steps = costs[0]['time_steps']
             totals['images'] = max(totals['images'], sum(cost['images'] for cost in costs))
-            for key in ('analog_macs', 'ann_macs'):
+            for key in ('analog_macs', 'ann_macs', 'graded_operations'):
                 totals[key] += sum(cost[key] for cost in costs)
             for layer in costs[0]['spikes']:
                 spikes, neurons, operations = (sum(cost[key].get(layer, 0) for cost in costs) for key in (
@@ -105,7 +108,8 @@ class SpikeMetric(BaseMetric):
                 layers[layer] = spikes / max(neurons * steps, 1), operations
         images = max(totals['images'], 1)
         other = sum(result['other_macs'] for result in results) / images
-        per_image = {key: totals[key] / images for key in ('synaptic_operations', 'analog_macs', 'ann_macs')}
+        per_image = {key: totals[key] / images
+                     for key in ('synaptic_operations', 'analog_macs', 'ann_macs', 'graded_operations')}
         self.layers = {layer: dict(firing_rate=rate, synaptic_operations=operations / images)
                        for layer, (rate, operations) in layers.items()}
         lines = [f'{layer}: {{firing_rate:.4f}} spikes per neuron and step, {{synaptic_operations:,.0f}} synaptic '
@@ -116,10 +120,11 @@ class SpikeMetric(BaseMetric):
                     break_even_rate=self._break_even(results))
 
     def energies(self, synaptic_operations: float, analog_macs: float, ann_macs: float,
-                 other_macs: float) -> dict[str, float]:
+                 other_macs: float, graded_operations: float = 0.) -> dict[str, float]:
         """Energy of ANN and SNN in millijoule, parts that do not spike included, and their ratio."""
         ann = (ann_macs + other_macs) * self.mac_energy
-        snn = (analog_macs + other_macs) * self.mac_energy + synaptic_operations * self.addition_energy
+        macs = analog_macs + other_macs + graded_operations
+        snn = macs * self.mac_energy + synaptic_operations * self.addition_energy
         return dict(ann_energy=ann * 1e-9, snn_energy=snn * 1e-9, energy_ratio=snn / max(ann, 1e-30))
 
     def _break_even(self, results: list[dict]) -> float:

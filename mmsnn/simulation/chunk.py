@@ -160,7 +160,7 @@ class _Builder:
     # Kinds of nodes
 
     def _copy(self, node: fx.Node) -> None:
-        """An affine operation, at all steps at once where that is the same."""
+        """An operation on the values of one step, at all steps at once where that is the same."""
         how = folding_of(node, self.plan.varies, self.chunk.dimensions) if self.steps > 1 else None
         if how == BROADCAST:
             self.together[node] = self._call(node, lambda arg: self.value(arg) if arg in self.plan.varies

@@ -24,7 +24,7 @@ class Firing(nn.Module):
                  record: bool = False) -> None:
         super().__init__()
         self.record = record
-        self.ceiling, self.activation = neuron.ceiling, neuron.activation
+        self.ceiling, self.activation, self.axis = neuron.ceiling, neuron.activation, neuron.channel_axis
         self.model, self.time_steps = neuron.rule, neuron.time_steps
         self.steps, self.varies, self.dtype = steps, varies, dtype
         threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
@@ -44,9 +44,10 @@ class Firing(nn.Module):
             where they are recorded, the numbers of events and spikes, (2,).
         """
         currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
-        constant = per_channel(self.bias, potential) if bias is None else [per_channel(b, potential) for b in bias]
+        constant = per_channel(self.bias, potential, self.axis) if bias is None else [
+            per_channel(each, potential, self.axis) for each in bias]
         state = (potential, *(value.to(potential.dtype) for value in others))
-        threshold = per_channel(self.threshold, potential)
+        threshold = per_channel(self.threshold, potential, self.axis)
         if self.model.coding == 'differential':
             currents = [self.activate(current.to(potential.dtype) + constant) for current in currents]
         spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps)

@@ -26,15 +26,20 @@ _BATCHED: dict[type[nn.Module], tuple[int, ...]] = {
     nn.AdaptiveAvgPool2d: (4,), nn.AdaptiveAvgPool3d: (5,), nn.Linear: (2, 3, 4, 5), nn.Upsample: (3, 4, 5),
     nn.PixelShuffle: (4,), nn.PixelUnshuffle: (4,), nn.ZeroPad1d: (3,), nn.ZeroPad2d: (4,), nn.ZeroPad3d: (5,),
     nn.ConstantPad1d: (3,), nn.ConstantPad2d: (4,), nn.ConstantPad3d: (5,), nn.ReflectionPad1d: (3,),
-    nn.ReflectionPad2d: (4,), nn.ReplicationPad1d: (3,), nn.ReplicationPad2d: (4,)}
+    nn.ReflectionPad2d: (4,), nn.ReplicationPad1d: (3,), nn.ReplicationPad2d: (4,),
+    nn.MaxPool1d: (3,), nn.MaxPool2d: (4,), nn.MaxPool3d: (5,), nn.AdaptiveMaxPool2d: (4,),
+    nn.InstanceNorm1d: (3,), nn.InstanceNorm2d: (4,), nn.InstanceNorm3d: (5,), nn.GroupNorm: (2, 3, 4, 5)}
 _BATCHED_FUNCTIONS: dict[object, tuple[int, ...]] = {
     F.conv1d: (3,), F.conv2d: (4,), F.conv3d: (5,), F.linear: (2, 3, 4, 5), F.avg_pool1d: (3,), F.avg_pool2d: (4,),
     F.avg_pool3d: (5,), F.adaptive_avg_pool1d: (3,), F.adaptive_avg_pool2d: (4,), F.adaptive_avg_pool3d: (5,),
-    F.interpolate: (3, 4, 5), F.pixel_shuffle: (4,), F.pixel_unshuffle: (4,)}
+    F.interpolate: (3, 4, 5), F.pixel_shuffle: (4,), F.pixel_unshuffle: (4,), F.group_norm: (2, 3, 4, 5),
+    F.max_pool1d: (3,), F.max_pool2d: (4,), F.max_pool3d: (5,)}
 _ELEMENTWISE = {operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pos, torch.add,
                 torch.sub, torch.mul, torch.div, torch.neg, 'add', 'sub', 'mul', 'div', 'neg', 'float', 'contiguous',
                 'clone', 'detach'}
 _OVER_DIMENSIONS = {torch.mean: 1, torch.sum: 1, 'mean': 1, 'sum': 1}  # where the dimensions stand among the arguments
+# Where the one dimension that they work along stands among the arguments.
+_ALONG_DIMENSION = {torch.softmax: 1, F.softmax: 1, 'softmax': 1}
 _CONCATENATIONS = {torch.cat, torch.concat}
 
 
@@ -42,7 +47,7 @@ def folding_of(node: fx.Node, varies: Collection[fx.Node], dimensions: Mapping[f
     """How a node may be computed for several steps.
 
     Args:
-        node: an affine node that varies in time.
+        node: a node that varies in time and computes each step from the values of that step alone.
         varies: all nodes that do.
         dimensions: the number of dimensions that the tensor of each node has at one step.
 
@@ -74,6 +79,10 @@ def _keeps_dimension_0(node: fx.Node, inputs: list[fx.Node], dimensions: int) ->
     if module is not None:
         if isinstance(module, nn.Flatten):
             return module.start_dim > 0
+        if isinstance(module, nn.LayerNorm):
+            return len(module.normalized_shape) < dimensions
+        if isinstance(module, nn.Softmax):
+            return isinstance(module.dim, int) and module.dim % dimensions > 0
         return any(isinstance(module, kind) and dimensions in allowed for kind, allowed in _BATCHED.items())
     if node.target in _BATCHED_FUNCTIONS:
         return dimensions in _BATCHED_FUNCTIONS[node.target]
@@ -82,6 +91,12 @@ def _keeps_dimension_0(node: fx.Node, inputs: list[fx.Node], dimensions: int) ->
         return isinstance(pads, (tuple, list)) and len(pads) < 2 * dimensions
     if node.target in (torch.flatten, 'flatten'):
         return node.kwargs.get('start_dim', arguments[1] if len(arguments) > 1 else 0) > 0
+    if node.target is F.layer_norm:
+        shape = node.kwargs.get('normalized_shape', arguments[1] if len(arguments) > 1 else None)
+        return isinstance(shape, (tuple, list)) and len(shape) < dimensions
+    if node.target in _ALONG_DIMENSION:
+        axis = node.kwargs.get('dim', arguments[1] if len(arguments) > 1 else None)
+        return isinstance(axis, int) and axis % dimensions > 0
     if node.target in _OVER_DIMENSIONS:
         place = _OVER_DIMENSIONS[node.target]
         axes = node.kwargs.get('dim', arguments[place] if len(arguments) > place else None)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx, nn
 
+from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron, span
-from ..neurons.model import per_channel
-from ..neurons.pipelines import Pipeline
 from .loop import TimeLoop
 from .operations import source_of
 from .plan import Env, Plan, is_neuron, neuron_of
+from .settings import check_coding, check_conversion, read_settings
 from .structure import assemble, output_nodes
 
 READOUTS = ('spikes', 'potential')
@@ -35,6 +35,8 @@ class SpikingNetwork(nn.Module):
         dtype: of spikes, currents and weights in a simulation; calibration works in float32.
         compile: whether a simulation is compiled by torch.compile.
         delay: steps at the beginning that the mean over time leaves out.
+        converted_for: ``'rate'`` or ``'differential'``, see :func:`mmsnn.convert`.
+        graded: names of what mixes values, such as norms, and computes on what neurons have sent so far.
         settings: what the network was calibrated with (plain types); None before calibration. It is part of
             ``state_dict()``, and loading a state made for another T is refused.
     """
@@ -43,7 +45,8 @@ class SpikingNetwork(nn.Module):
     _settings: Tensor
 
     def __init__(self, network: fx.GraphModule, time_steps: int, readout: str = 'spikes',
-                 chunk_steps: int | None = None, delay: int = 0, dtype: str = 'float32', compile: bool = False) -> None:
+                 chunk_steps: int | None = None, delay: int = 0, dtype: str = 'float32', compile: bool = False,
+                 coding: str = 'rate', graded: Iterable[str] = ()) -> None:
         super().__init__()
         if not isinstance(time_steps, int) or time_steps < 1:
             raise ValueError(f'time_steps must be an integer of at least 1, not {time_steps!r}')
@@ -55,7 +58,12 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f'delay must be an integer from 0 to time_steps - 1, not {delay!r}')
         if dtype not in DTYPES:
             raise ValueError(f'dtype must be one of {DTYPES}, not {dtype!r}')
+        check_conversion(coding, delay)
         self.network = network
+        self.converted_for, self.graded = coding, list(graded)
+        if coding == 'differential':
+            for neuron in self.neurons.values():
+                neuron.rule = Differential()
         self.dtype = dtype
         self.compile = compile
         self.delay = delay
@@ -176,8 +184,9 @@ class SpikingNetwork(nn.Module):
 
     @property
     def coding(self) -> str:
-        """``'rate'`` or ``'differential'``, see :class:`mmsnn.neurons.model.NeuronModel`."""
-        return next((neuron.rule.coding for neuron in self.neurons.values()), 'rate')
+        """What its neurons' spikes mean: ``'rate'`` or ``'differential'``, see
+        :class:`mmsnn.neurons.model.NeuronModel`. Calibration decides, within what the network was converted for."""
+        return next((neuron.rule.coding for neuron in self.neurons.values()), self.converted_for)
 
     @torch.no_grad()
     def quantised(self, *args, **kwargs):
@@ -206,7 +215,7 @@ class SpikingNetwork(nn.Module):
 
     def _calibrated_current(self, neuron: IFNeuron, current: Tensor, shift: str | None) -> Tensor:
         """What calibration adds to a neuron's mean current: bias + v(0)/T, without the half threshold that rounds."""
-        bias, initial, threshold = (per_channel(value, current) for value in (
+        bias, initial, threshold = (neuron.per_channel(value, current) for value in (
             neuron.mean_bias, neuron.initial_potential, neuron.threshold))
         if neuron.rule.coding == 'differential':
             return bias
@@ -239,6 +248,7 @@ class SpikingNetwork(nn.Module):
                 raise RuntimeError(
                     f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
                     f'time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
+            check_coding(self, rule.rule(self.time_steps).coding)
             self._check_fits(state_dict, prefix)
             for neuron in self.neurons.values():
                 neuron.rule, neuron.time_steps = rule.rule(self.time_steps), self.time_steps
@@ -275,22 +285,3 @@ class SpikingNetwork(nn.Module):
         usual = dict(dtype='float32', compile=False, readout='spikes', delay=0)
         parts += [f'{key}={getattr(self, key)!r}' for key, value in usual.items() if getattr(self, key) != value]
         return f'SpikingNetwork({", ".join(parts)}; modules: print(snn.network))'
-
-
-def read_settings(stored: Tensor) -> tuple[dict, Pipeline]:
-    """Read the settings of a stored state, and the pipeline they describe.
-
-    A choice that did not exist when the state was made has its default, which is what it was without a choice.
-
-    Raises:
-        RuntimeError: they are damaged, or describe what this version does not know.
-    """
-    try:
-        settings = json.loads(bytes(stored.tolist()))
-        own = {key: settings.pop(key) for key in ('pipeline', 'time_steps')}
-        own |= {key: settings.pop(key) for key in ('images',) if key in settings}  # what it was calibrated on
-        chosen = Pipeline(**settings)
-        return own | Pipeline().as_dict() | settings, chosen
-    except (ValueError, TypeError, KeyError) as error:
-        raise RuntimeError(f'the settings of this calibrated state cannot be read ({type(error).__name__}: {error}). '
-                           'It is damaged or of another version of mmsnn: calibrate the ANN again.') from error

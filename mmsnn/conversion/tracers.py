@@ -1,0 +1,70 @@
+"""What records a network's operations: torch.fx's tracer, which does not give up where it cannot trace a module."""
+import copy
+import functools
+import inspect
+import operator
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from .baking import is_plain
+
+
+class Proxy(fx.Proxy):
+    """Records ``+=`` and the like as what they are; torch.fx records an addition that leaves its operand alone."""
+
+    def _in_place(self, operation, other):
+        return self.tracer.create_proxy('call_function', operation, (self, other), {})
+
+    __iadd__ = functools.partialmethod(_in_place, operator.iadd)
+    __isub__ = functools.partialmethod(_in_place, operator.isub)
+    __imul__ = functools.partialmethod(_in_place, operator.imul)
+    __itruediv__ = functools.partialmethod(_in_place, operator.itruediv)
+
+
+class Tracer(fx.Tracer):
+    """Traces into everything it can; what it cannot trace stays one opaque node, to be reported with its reason."""
+
+    def proxy(self, node):
+        return Proxy(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))
+
+    def call_module(self, module, forward, args, kwargs):
+        scope, stack = copy.copy(self.scope), copy.copy(self.module_stack)
+        try:
+            return super().call_module(module, forward, args, kwargs)
+        except Exception as error:  # whatever a user's forward() does with a proxy instead of a tensor
+            self.scope, self.module_stack = scope, stack  # torch.fx leaves them where the error happened
+            node = self.create_proxy('call_module', self.path_of_module(module), args, kwargs)
+            node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
+            return node
+
+    def create_arg(self, a: Any) -> Any:
+        """Keep the type of ordered dictionaries and named tuples, which the ANN may return."""
+        if isinstance(a, OrderedDict) and not hasattr(a, '__dataclass_fields__'):
+            return self.create_node('call_function', type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
+        if isinstance(a, tuple) and hasattr(a, '_fields'):
+            return self.create_node('call_function', type(a), tuple(map(self.create_arg, a)), {})
+        return super().create_arg(a)
+
+    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
+        """One placeholder for each argument without a default; those with one are not passed on, and so keep it.
+
+        ``*args`` is one input where there is no other, and ``**kwargs`` is empty.
+        """
+        kinds = inspect.Parameter
+        parameters = list(inspect.signature(self.root.forward).parameters.values())
+        wanted = [p for p in parameters if p.default is p.empty and p.kind is not kinds.VAR_KEYWORD]
+        wanted = [p for p in wanted if p.kind is not kinds.VAR_POSITIONAL] or wanted or parameters[:1]
+        proxies = [self.create_proxy('placeholder', p.name, (), {}) for p in wanted]
+
+        def forward(*values: Any) -> Any:
+            given = list(zip(wanted, values))
+            return self.root.forward(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
+                                     **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
+
+        return forward, proxies

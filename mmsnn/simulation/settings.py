@@ -1,0 +1,60 @@
+"""What a network was converted for, and what it was calibrated with: whether the two fit, and how it is stored."""
+import json
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..neurons.pipelines import Pipeline
+
+if TYPE_CHECKING:
+    from .network import SpikingNetwork
+
+CODINGS = ('rate', 'differential')
+NO_DELAY = ('delay leaves out steps of a mean over time, but differential coding gives a sum, which needs all of them: '
+            'use delay=0')
+
+
+def check_conversion(coding: str, delay: int) -> None:
+    """Refuse what no network can be converted for.
+
+    Raises:
+        ValueError: no such coding, or a delay that cannot take effect.
+    """
+    if coding not in CODINGS:
+        raise ValueError(f'coding must be one of {CODINGS}, not {coding!r}')
+    if coding == 'differential' and delay:
+        raise ValueError(NO_DELAY)
+
+
+def check_coding(snn: 'SpikingNetwork', coding: str) -> None:
+    """Make sure that neurons of this coding can do what a network was converted to.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    check_conversion(coding, snn.delay)
+    if coding != snn.converted_for == 'differential':
+        others = [name for name, neuron in snn.neurons.items() if neuron.activation is not None]
+        names = ', '.join(others[:8]) + (f' and {len(others) - 8} more' if len(others) > 8 else '')
+        what = f' and has neurons that are no ReLU: {names}' if others else ''
+        raise ValueError(f"this network was converted with coding='differential'{what}. Calibrate it with "
+                         "pipeline='differential', or convert the ANN with coding='rate'")
+
+
+def read_settings(stored: Tensor) -> tuple[dict, Pipeline]:
+    """Read the settings of a stored state, and the pipeline they describe.
+
+    A choice that did not exist when the state was made has its default, which is what it was without a choice.
+
+    Raises:
+        RuntimeError: they are damaged, or describe what this version does not know.
+    """
+    try:
+        settings = json.loads(bytes(stored.tolist()))
+        own = {key: settings.pop(key) for key in ('pipeline', 'time_steps')}
+        own |= {key: settings.pop(key) for key in ('images',) if key in settings}  # what it was calibrated on
+        chosen = Pipeline(**settings)
+        return own | Pipeline().as_dict() | settings, chosen
+    except (ValueError, TypeError, KeyError) as error:
+        raise RuntimeError(f'the settings of this calibrated state cannot be read ({type(error).__name__}: {error}). '
+                           'It is damaged or of another version of mmsnn: calibrate the ANN again.') from error
