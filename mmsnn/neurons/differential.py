@@ -14,6 +14,7 @@ from .thresholds import ActivationHistogram, positive
 
 CANDIDATES = 64  # ranges that are tried for each channel
 LARGEST = 2.  # of them, in largest activations
+RESOLUTION = 32  # entries of a table for each h
 REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
 
 
@@ -103,14 +104,18 @@ class Differential(NeuronModel):
             histogram = histogram.merged()
         if pipeline.threshold == 'max':
             return positive(histogram.maximum / self.highest)
-        x, best = histogram.centers, torch.full_like(histogram.maximum, torch.inf)
+        # What is left of x after some steps, in units of h, depends on x / h alone: a table serves all candidates.
+        size = int(RESOLUTION * self.highest * CANDIDATES / LARGEST)
+        left = (torch.arange(size, dtype=torch.float64, device=histogram.counts.device) + .5) / RESOLUTION
+        for _ in range(REFERENCE_STEPS):
+            left = left - self.nearest(left)
+        squared, x = left.square(), histogram.centers
+        best = torch.full_like(histogram.maximum, torch.inf)
         found = histogram.maximum / self.highest
         for step in range(CANDIDATES, 0, -1):
             threshold = histogram.maximum * (LARGEST * step / CANDIDATES / self.highest)
-            left = x / threshold.clamp(min=1e-30)[:, None]
-            for _ in range(REFERENCE_STEPS):
-                left = left - self.nearest(left)
-            error = (histogram.counts * left.square()).sum(1) * threshold.square()
+            place = (x * (RESOLUTION / threshold.clamp(min=1e-30))[:, None]).long().clamp_(max=size - 1)
+            error = (histogram.counts * squared[place]).sum(1) * threshold.square()
             found = torch.where(error < best, threshold, found)
             best = torch.minimum(best, error)
         return positive(found)
