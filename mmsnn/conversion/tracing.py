@@ -15,6 +15,7 @@ from ..simulation.calls import normalise, set_argument
 from ..simulation.operations import ASSERTIONS, OUT_OF_PLACE, changes_argument, is_dropout, is_view, source_of
 from .baking import bake_weights, is_plain
 from .folding import qualified_names
+from .ranks import compared_rank
 
 # What cannot be traced into, by the names of classes, and what to pass in its place.
 WRAPPERS = dict.fromkeys(('DataParallel', 'DistributedDataParallel', 'FullyShardedDataParallel'),
@@ -44,6 +45,10 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node):
         return _Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        outcome = compared_rank(obj.node, self.root)
+        return super().to_bool(obj) if outcome is None else outcome
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))

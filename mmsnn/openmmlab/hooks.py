@@ -121,7 +121,7 @@ class CalibrationHook(Hook):
         for name, part in parts.items():
             logger.info(f'calibrating {name}: pipeline {self.pipeline!r}, T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
-            self.reports[name] = part.calibrate(batches, self.pipeline, **options)
+            self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
             logger.info(f'{name}, calibrated:\n{self.reports[name]}')
 
     def batches(self, model: BaseModel, cfg: Config) -> Iterator[Tensor]:
@@ -179,7 +179,8 @@ def prepared(dataset, index: int) -> dict:
                          f'{error}): repair it, or take it out of the data set') from error
 
 
-WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier'}  # where a wrapper has its ANN
+WRAPPED = {'mmsnn.SpikingBackbone': 'backbone', 'mmsnn.SpikingClassifier': 'classifier',
+           'mmsnn.SpikingDetector': 'detector'}  # where a wrapper has its ANN
 HOOK_TYPES = ('mmsnn.CalibrationHook', CalibrationHook)  # how configs may spell it
 METRIC_TYPES = ('mmsnn.SpikeMetric', SpikeMetric, 'mmsnn.AgreementMetric', AgreementMetric)  # of spiking models only
 
