@@ -131,7 +131,9 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
     histograms: dict[str, ActivationHistogram] = {}
 
     def watch(name: str):
-        def hook(_module: nn.Module, _inputs, activation: Tensor) -> None:
+        def hook(neuron: nn.Module, _inputs, activation: Tensor) -> None:
+            if getattr(neuron, 'activation', None) is not None:  # it may be negative; so may what neurons send for it
+                activation = activation.abs()
             if name not in histograms:
                 histograms[name] = ActivationHistogram(activation.shape[1], activation.device)
             try:

@@ -10,12 +10,18 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from ..calibration.procedure import CalibrationReport
+from ..neurons.layer import IFNeuron
+from ..neurons.model import NEURONS
+from ..neurons.pipelines import make_pipeline
+from ..simulation.network import SpikingNetwork
 from .registry import MODELS
 from .wrapper import SpikingWrapper, spiking_parts
 
 DENSE = 'backbone', 'neck', ('bbox_head', 'rpn_head', 'mask_head')  # in the order of computation; of the heads, one
 ROI_HEAD = 'roi_head'
 IN_ROI_HEAD = 'shared_head', 'bbox_head', 'mask_head'  # networks in it, each between one RoIAlign and its outputs
+INPUT = 'input'  # the neurons that send what RoIAlign gives
 PROPOSALS = 256  # of each calibration batch, evenly out of all
 
 
@@ -69,7 +75,10 @@ class SpikingPart(SpikingWrapper):
 
 
 class RoIPart(SpikingPart):
-    """A network within the RoI head that spikes; it sees what RoIAlign cuts out of the feature maps."""
+    """A network within the RoI head that spikes; it sees what RoIAlign cuts out of the feature maps.
+
+    Neurons that send changes, which may be negative, also send that: every weight then sees spikes only.
+    """
 
     def __init__(self, detector: 'SpikingDetector', ann: nn.Module, **options) -> None:
         super().__init__(ann, **options)
@@ -77,6 +86,17 @@ class RoIPart(SpikingPart):
 
     def forward(self, x: Tensor) -> Any:
         return self.simulate(x)
+
+    def calibrate(self, batches: Iterable[Tensor], pipeline: str, **options) -> CalibrationReport:
+        neuron = options.get('neuron') or make_pipeline(pipeline).neuron
+        if NEURONS[neuron].coding == 'differential':
+            send_input(self.snn)
+        return super().calibrate(batches, pipeline, **options)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        if f'{prefix}snn.network.neurons.{INPUT}.threshold' in state_dict:
+            send_input(self.snn)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
     def inputs(self, images: Iterable[Tensor]) -> list[Tensor]:
@@ -105,6 +125,20 @@ class RoIPart(SpikingPart):
             raise ValueError(f'{type(self.ann).__name__} cannot be calibrated: on no calibration image does the '
                              'detector find anything for it to see. Give more images, or lower score_thr in test_cfg')
         return received
+
+
+def send_input(snn: SpikingNetwork) -> None:
+    """Place neurons whose activation is the identity behind the input of a network, where there are none yet."""
+    if INPUT in snn.neurons:
+        return
+    network, (source,) = snn.network, [node for node in snn.graph.nodes if node.op == 'placeholder']
+    neuron = IFNeuron(activation=nn.Identity()).to(next(network.parameters()))
+    network.get_submodule('neurons').add_module(INPUT, neuron)
+    with snn.graph.inserting_after(source):
+        sent = snn.graph.call_module(f'neurons.{INPUT}', (source,))
+    source.replace_all_uses_with(sent, lambda user: user is not sent)
+    network.recompile()
+    snn._plan = None
 
 
 class _Received(Exception):
