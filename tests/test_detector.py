@@ -12,12 +12,11 @@ from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.runner import Runner
-from mmengine.runner.checkpoint import load_checkpoint
+from mmengine.runner import Runner, save_checkpoint
+from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 from torch import nn
 
 import mmsnn
-from mmsnn.files import write_checkpoint
 from mmsnn.openmmlab.detector import blank_samples
 from mmsnn.openmmlab.hooks import plain_config
 from mmsnn.openmmlab.wrapper import spiking_parts
@@ -114,7 +113,7 @@ def test_raw_outputs_are_those_of_the_ann(tested):
         return value.flatten() if isinstance(value, torch.Tensor) else torch.cat([flat(each) for each in value])
 
     received = {}
-    handles = [part.register_forward_hook(lambda part, inputs, _: received.setdefault(part, inputs[0]))
+    handles = [part.register_forward_hook(lambda part, inputs, _: received.update({part: inputs[0]}))
                for part in spiking_parts(model).values()]
     model.test_step(next(iter(runner.test_dataloader)))
     for handle in handles:
@@ -132,8 +131,8 @@ def test_saved_calibrated_and_loaded(tested, tmp_path, digits):
     net, runner, _ = tested
     config, checkpoint = tmp_path / 'config.py', tmp_path / 'calibrated.pth'
     runner.cfg.dump(config)
-    write_checkpoint(dict(state_dict=runner.model.state_dict(), meta=dict(
-        dataset_meta=runner.test_dataloader.dataset.metainfo)), checkpoint)
+    save_checkpoint(dict(state_dict=get_state_dict(runner.model), meta=dict(
+        dataset_meta=runner.test_dataloader.dataset.metainfo)), str(checkpoint))
     detector = init_detector(str(config), str(checkpoint), device='cpu')
     runner.model.cfg = runner.cfg
     files = sorted(map(str, (digits / 'test').iterdir()))[:2]

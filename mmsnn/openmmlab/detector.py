@@ -91,6 +91,7 @@ class RoIPart(SpikingPart):
         neuron = options.get('neuron') or make_pipeline(pipeline).neuron
         if NEURONS[neuron].coding == 'differential':
             send_input(self.snn)
+        options.pop('histograms', None)  # they are of what the images make of the first part
         return super().calibrate(batches, pipeline, **options)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
