@@ -17,8 +17,8 @@ from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 from torch import nn
 
 import mmsnn
-from mmsnn.openmmlab.detector import blank_samples
 from mmsnn.openmmlab.hooks import plain_config
+from mmsnn.openmmlab.parts import blank_samples
 from mmsnn.openmmlab.wrapper import spiking_parts
 
 ROOT = Path(__file__).parent.parent
