@@ -37,6 +37,8 @@ def test_two_real_images_from_calibration_to_map(path, tmp_path):
         'model.time_steps' if path in WHOLE else 'model.backbone.time_steps': 2,
     })
     detector = cfg.model.detector if path in WHOLE else cfg.model
+    if path in WHOLE:
+        cfg.custom_hooks[0].threshold = 'max'  # the search for the least error takes minutes at these widths
     small = dict(type='Resize', scale=(224, 128), keep_ratio=True)
     for split, year, loader in (('train', 'train2017', cfg.train_dataloader), ('val', 'val2017', cfg.test_dataloader)):
         coco = json.loads((COCO / f'instances_{year}.json').read_text())
