@@ -24,8 +24,9 @@ if find_spec('mmengine'):
     from .openmmlab.backbone import SpikingBackbone
     from .openmmlab.cifar_resnet import CifarResNet
     from .openmmlab.classifier import AveragePooled, SpikingClassifier, TorchClassifier
+    from .openmmlab.detector import SpikingDetector
     from .openmmlab.hooks import CalibrationHook
     from .openmmlab.metrics import SpikeMetric
 
     __all__ += ['AgreementMetric', 'AveragePooled', 'CalibrationHook', 'CifarResNet', 'SpikeMetric', 'SpikingBackbone',
-                'SpikingClassifier', 'TorchClassifier']
+                'SpikingClassifier', 'SpikingDetector', 'TorchClassifier']

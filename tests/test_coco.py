@@ -10,18 +10,21 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmsnn import CalibrationHook
+from mmsnn.openmmlab.wrapper import spiking_parts
 
 ROOT = Path(__file__).parent.parent
 COCO = ROOT.parent / 'shared' / 'data' / 'coco'
 CONFIGS = sorted((ROOT / 'configs').glob('*/*_1x_snn-*_coco.py'))
+WHOLE = [path for path in CONFIGS if '-whole-' in path.name]
 
 
 def test_there_is_a_config_for_each_detector_and_pipeline():
-    assert len(CONFIGS) == 8
+    assert len(CONFIGS) == 10 and len(WHOLE) == 2
     for path in CONFIGS:
         cfg = Config.fromfile(path)
         assert cfg.custom_hooks[0].pipeline in path.name
-        assert cfg.model.backbone.backbone.depth == 50 and cfg.load_from.endswith('.pth')
+        backbone = cfg.model.detector.backbone if path in WHOLE else cfg.model.backbone.backbone
+        assert backbone.depth == 50 and cfg.load_from.endswith('.pth')
 
 
 @pytest.mark.skipif(not COCO.is_dir(), reason=f'no COCO images at {COCO}')
@@ -29,9 +32,13 @@ def test_there_is_a_config_for_each_detector_and_pipeline():
 def test_two_real_images_from_calibration_to_map(path, tmp_path):
     cfg = Config.fromfile(path)
     cfg.merge_from_dict({
-        'work_dir': str(tmp_path), 'load_from': None, 'model.backbone.time_steps': 2, 'log_level': 'WARNING',
-        'custom_hooks.0.num_images': 2, 'custom_hooks.0.iterations': 1, 'test_evaluator.ann_file': '',
+        'work_dir': str(tmp_path), 'load_from': None, 'log_level': 'WARNING', 'custom_hooks.0.num_images': 2,
+        'custom_hooks.0.iterations': 1, 'test_evaluator.ann_file': '',
+        'model.time_steps' if path in WHOLE else 'model.backbone.time_steps': 2,
     })
+    detector = cfg.model.detector if path in WHOLE else cfg.model
+    if path in WHOLE:
+        cfg.custom_hooks[0].threshold = 'max'  # the search for the least error takes minutes at these widths
     small = dict(type='Resize', scale=(224, 128), keep_ratio=True)
     for split, year, loader in (('train', 'train2017', cfg.train_dataloader), ('val', 'val2017', cfg.test_dataloader)):
         coco = json.loads((COCO / f'instances_{year}.json').read_text())
@@ -44,11 +51,15 @@ def test_two_real_images_from_calibration_to_map(path, tmp_path):
         loader.update(num_workers=0, persistent_workers=False)
         loader.dataset.pipeline = [small if t['type'] == 'Resize' else t for t in loader.dataset.pipeline]
     # Random weights give no confident detection: keep some, so that there is something to evaluate.
-    cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg).score_thr = 0.
+    detector.test_cfg.get('rcnn', detector.test_cfg).score_thr = 0.
     cfg.test_evaluator.ann_file = str(tmp_path / 'val.json')
     runner = Runner.from_cfg(cfg)
     metrics = runner.test()
-    backbone = runner.model.backbone
-    assert backbone.snn.settings['pipeline'] in path.name and len(backbone.snn.neurons) == 49
+    parts = spiking_parts(runner.model)
+    assert all(part.snn.settings['pipeline'] in path.name for part in parts.values())
+    # Behind the backbone: 8 ReLUs of RetinaNet's towers on each of 5 levels; one of the RPN on each, and in the RoI
+    # head what sends its input and two layers.
+    expected = ([49 + 8 * 5] if 'retinanet' in path.name else [49 + 5, 3]) if path in WHOLE else [49]
+    assert [len(part.snn.neurons) for part in parts.values()] == expected
     assert 'coco/bbox_mAP' in metrics
     assert any(isinstance(hook, CalibrationHook) for hook in runner.hooks)

@@ -61,6 +61,18 @@ class Cost:
                     graded_operations=self.graded_operations / images)
 
 
+def together(costs: list[Cost]) -> Cost:
+    """The cost of a model's parts in one; the first tells how many images there were (others may see proposals)."""
+    total = Cost(images=costs[0].images)
+    for number, cost in enumerate(costs):
+        for name in ('spikes', 'events', 'neurons', 'synaptic_operations'):
+            getattr(total, name).update({f'{number}.{layer}' if number else layer: value
+                                         for layer, value in getattr(cost, name).items()})
+        total.analog_macs += cost.analog_macs
+        total.ann_macs += cost.ann_macs
+    return total
+
+
 class CostCounter:
     """Counts the cost of every simulation of a network while it is active::
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from .baking import is_plain
+from .ranks import compared_rank
 
 
 class Proxy(fx.Proxy):
@@ -29,6 +30,10 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node):
         return Proxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        outcome = compared_rank(obj.node, self.root)
+        return super().to_bool(obj) if outcome is None else outcome
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))

@@ -61,29 +61,37 @@ class Worker:
 
     def spiking(self, job: dict) -> dict:
         import mmsnn
-        runner, hook, part = self.spiking_runner()
-        part.convert(time_steps=job['time_steps'])
+        from mmsnn.analysis.cost import together
+        from mmsnn.openmmlab.wrapper import spiking_parts
+        runner, hook, _ = self.spiking_runner()
+        parts = spiking_parts(runner.model)
+        for part in parts.values():
+            part.convert(time_steps=job['time_steps'])
         hook.pipeline, hook.seed = parse_pipeline(job['pipeline'])[0], job['seed']
         hook.options = {**self.running, **job_options(job, self.own)}
         hook.num_images = job['num_images'] or self.num_images
         started = time.time()
         batches, histograms = self.calibration_data()
-        hook.calibrate_parts({'model': part}, batches, runner.logger, histograms=histograms, **hook.options)
+        hook.calibrate_parts(parts, batches, runner.logger, histograms=histograms, **hook.options)
         calibrated = time.time()
-        with mmsnn.CostCounter(part.snn) as counter:
+        with contextlib.ExitStack() as stack:
+            counters = [stack.enter_context(mmsnn.CostCounter(part.snn)) for part in parts.values()]
             metrics = test(runner)
         tested = time.time()
-        row = dict(metrics, **counter.cost.per_image(), calibration_seconds=round(calibrated - started, 2),
+        cost = together([counter.cost for counter in counters])
+        row = dict(metrics, **cost.per_image(), calibration_seconds=round(calibrated - started, 2),
                    test_seconds=round(tested - calibrated, 2), choices=job_choices(job, self.own),
                    **self.details(runner, job))
         if self.ceiling:
-            part.runs_as = 'quantised'
+            for part in parts.values():
+                part.runs_as = 'quantised'
             row.update({f'{key} {CEILING}': value for key, value in test(runner).items()})
-            part.runs_as = 'snn'
+            for part in parts.values():
+                part.runs_as = 'snn'
         return row
 
     def spiking_runner(self) -> tuple:
-        """The runner of the spiking model, its CalibrationHook and its spiking part; made once."""
+        """The runner of the spiking model, its CalibrationHook and its first spiking part; made once."""
         from mmengine.runner import Runner
 
         import mmsnn
@@ -97,7 +105,7 @@ class Worker:
             self.running = {key: hook.options[key] for key in RUNNING if key in hook.options}
             self.running['progress'] = hook.options['progress'] = False  # rows tell how far the sweep is
         hook = next(hook for hook in self._runner.hooks if isinstance(hook, mmsnn.CalibrationHook))
-        (part,) = spiking_parts(self._runner.model).values()
+        part = next(iter(spiking_parts(self._runner.model).values()))
         return self._runner, hook, part
 
     def calibration_data(self) -> tuple:
@@ -107,7 +115,7 @@ class Worker:
         key = hook.num_images, hook.seed
         if self._shared is None or self._shared[0] != key:
             batches = list(hook.batches(runner.model, runner.cfg))
-            self._shared = key, (batches, mmsnn.observe(part.snn, batches))
+            self._shared = key, (batches, mmsnn.observe(part.snn, part.inputs(batches)))
         return self._shared[1]
 
     def details(self, runner, job: dict | None) -> dict:

@@ -109,13 +109,16 @@ class Differential(NeuronModel):
         left = (torch.arange(size, dtype=torch.float64, device=histogram.counts.device) + .5) / RESOLUTION
         for _ in range(REFERENCE_STEPS):
             left = left - self.nearest(left)
-        squared, x = left.square(), histogram.centers
+        squared = left.square().float()
+        # Bins of a 512th of the range are fine enough; the first holds the zeros, of which nothing is left.
+        counts, x = histogram.counts.unflatten(1, (-1, 4)).sum(2).float(), histogram.centers[:, 2::4].float()
+        counts[:, 0] = 0
         best = torch.full_like(histogram.maximum, torch.inf)
         found = histogram.maximum / self.highest
         for step in range(CANDIDATES, 0, -1):
             threshold = histogram.maximum * (LARGEST * step / CANDIDATES / self.highest)
-            place = (x * (RESOLUTION / threshold.clamp(min=1e-30))[:, None]).long().clamp_(max=size - 1)
-            error = (histogram.counts * squared[place]).sum(1) * threshold.square()
+            place = (x * (RESOLUTION / threshold.clamp(min=1e-30)).float()[:, None]).int().clamp_(max=size - 1)
+            error = (counts * squared[place]).sum(1).double() * threshold.square()
             found = torch.where(error < best, threshold, found)
             best = torch.minimum(best, error)
         return positive(found)

@@ -23,21 +23,21 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
     Args:
         classifier: config of the ANN, such as an ``ImageClassifier`` or ``TimmClassifier``.
         time_steps: T.
-        include, exclude, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
+        include, exclude, coding, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
         data_preprocessor: of the classifier, where its own config has none (mmengine passes on the config's).
         init_cfg: not used; weights come from a checkpoint.
     """
 
     def __init__(self, classifier: dict, time_steps: int, include: str | Sequence[str] = '*',
-                 exclude: str | Sequence[str] = (), delay: int = 0, chunk_steps: int | None = None,
-                 dtype: str = 'float32', compile: bool = False, data_preprocessor: dict | None = None,
-                 init_cfg: dict | None = None) -> None:
+                 exclude: str | Sequence[str] = (), coding: str = 'rate', delay: int = 0,
+                 chunk_steps: int | None = None, dtype: str = 'float32', compile: bool = False,
+                 data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
         if data_preprocessor is not None:
             classifier = {'data_preprocessor': data_preprocessor, **classifier}
         ann = MMENGINE_MODELS.build(classifier)
         BaseModel.__init__(self, data_preprocessor=ann.data_preprocessor)
         self.wrap(ann, time_steps=time_steps, include=include, exclude=exclude, delay=delay, chunk_steps=chunk_steps,
-                  dtype=dtype, compile=compile)
+                  dtype=dtype, compile=compile, **({} if coding == 'rate' else dict(coding=coding)))
 
     def convert(self, **options) -> None:
         super().convert(**options)

@@ -25,6 +25,7 @@ from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
 from .checks import RUNNING, check_choices, check_fits, check_settings, image_differences
 from .classifier import SpikingClassifier
+from .detector import SpikingDetector
 from .images import find_pipeline, image_source, prepared, replace_pipeline, test_pipeline
 from .metrics import SpikeMetric
 from .registry import HOOKS
@@ -173,7 +174,7 @@ class CalibrationHook(Hook):
         for name, part in parts.items():
             logger.info(f'calibrating {name}: {self.method()}, T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
-            self.reports[name] = part.calibrate(batches, self.pipeline, **options)
+            self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
             logger.info(f'{name}, calibrated:\n{self.reports[name]}')
 
     def batches(self, model: BaseModel, cfg: Config) -> Iterator[Tensor]:
@@ -231,7 +232,7 @@ def spellings(*classes: type) -> tuple:
 
 # Where a wrapper has its ANN.
 WRAPPED = dict.fromkeys(spellings(SpikingBackbone), 'backbone') | dict.fromkeys(
-    spellings(SpikingClassifier), 'classifier')
+    spellings(SpikingClassifier), 'classifier') | dict.fromkeys(spellings(SpikingDetector), 'detector')
 HOOK_TYPES = spellings(CalibrationHook)
 METRIC_TYPES = spellings(SpikeMetric, AgreementMetric)  # of spiking models only
 

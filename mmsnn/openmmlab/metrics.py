@@ -22,12 +22,14 @@ class SpikeMetric(BaseMetric):
     Results, per image:
 
     - ``firing_rate``: spikes per neuron and time step;
-    - ``synaptic_operations``: additions that spikes cause;
+    - ``synaptic_operations``: additions that spikes cause, a spike of size k being k of them;
     - ``analog_macs``: multiply-accumulates of the layers that see the image itself;
     - ``graded_operations``: of what mixes values and does not spike, at all steps, counted as multiply-accumulates;
     - ``other_macs``: those of the parts that do not spike (neck and head);
     - ``ann_macs``: what the spiking parts take as ANN;
     - ``ann_energy`` and ``snn_energy`` in millijoule, and their ``energy_ratio``;
+    - ``event_operations``: additions where a spike of any size costs one, as on hardware that shifts what it adds, or
+      multiplies at no extra cost; and ``event_energy_ratio``, with these in the place of synaptic operations;
     - ``break_even_rate``: the firing rate at which the additions cost as much as the ANN's multiply-accumulates.
 
     Reading and writing memory is not counted.
@@ -83,40 +85,45 @@ class SpikeMetric(BaseMetric):
                                'watch(model) before the test')
         costs = {name: dict(asdict(counter.cost), time_steps=counter.snn.time_steps)
                  for name, counter in self._counters.items()}
-        self.results.append(dict(parts=costs, other_macs=self._other_macs))
+        # What a part within a RoI head sees are no images.
+        images = len(data_samples) or next(iter(costs.values()))['images']
+        self.results.append(dict(parts=costs, images=images, other_macs=self._other_macs))
         self._other_macs = 0
         for counter in self._counters.values():
             counter.cost = Cost()
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Sum up over batches and processes; logs the firing rate of each layer."""
-        totals = dict(images=0, spikes=0., neuron_steps=0., synaptic_operations=0., analog_macs=0, ann_macs=0,
-                      graded_operations=0)
+        totals = dict(spikes=0., neuron_steps=0., synaptic_operations=0., event_operations=0., analog_macs=0,
+                      ann_macs=0, graded_operations=0)
         layers: dict[str, tuple[float, float]] = {}
         for part in results[0]['parts'] if results else ():
             costs = [result['parts'][part] for result in results]
             steps = costs[0]['time_steps']
-            totals['images'] = max(totals['images'], sum(cost['images'] for cost in costs))
             for key in ('analog_macs', 'ann_macs', 'graded_operations'):
                 totals[key] += sum(cost[key] for cost in costs)
             for layer in costs[0]['spikes']:
-                spikes, neurons, operations = (sum(cost[key].get(layer, 0) for cost in costs) for key in (
-                    'spikes', 'neurons', 'synaptic_operations'))
+                spikes, events, neurons, operations = (sum(cost[key].get(layer, 0) for cost in costs) for key in (
+                    'spikes', 'events', 'neurons', 'synaptic_operations'))
                 totals['spikes'] += spikes
                 totals['neuron_steps'] += neurons * steps
                 totals['synaptic_operations'] += operations
-                layers[layer] = spikes / max(neurons * steps, 1), operations
-        images = max(totals['images'], 1)
+                totals['event_operations'] += operations * events / max(spikes, 1)
+                layers[f'{part}.{layer}' if layer in layers else layer] = spikes / max(neurons * steps, 1), operations
+        images = max(sum(result['images'] for result in results), 1)
         other = sum(result['other_macs'] for result in results) / images
         per_image = {key: totals[key] / images
                      for key in ('synaptic_operations', 'analog_macs', 'ann_macs', 'graded_operations')}
+        events = totals['event_operations'] / images
         self.layers = {layer: dict(firing_rate=rate, synaptic_operations=operations / images)
                        for layer, (rate, operations) in layers.items()}
         lines = [f'{layer}: {{firing_rate:.4f}} spikes per neuron and step, {{synaptic_operations:,.0f}} synaptic '
                  'operations'.format(**values) for layer, values in self.layers.items()]
         MMLogger.get_current_instance().info('\n'.join(['firing rates:', *lines]))
         return dict(firing_rate=totals['spikes'] / max(totals['neuron_steps'], 1), **per_image, other_macs=other,
-                    **self.energies(**per_image, other_macs=other),
+                    **self.energies(**per_image, other_macs=other), event_operations=events,
+                    event_energy_ratio=self.energies(**per_image | dict(synaptic_operations=events),
+                                                     other_macs=other)['energy_ratio'],
                     break_even_rate=self._break_even(results))
 
     def energies(self, synaptic_operations: float, analog_macs: float, ann_macs: float,

@@ -69,6 +69,10 @@ class SpikingWrapper(BaseModule):
     def calibrated(self) -> bool:
         return self.snn.settings is not None
 
+    def inputs(self, images: Iterable[Tensor]) -> Iterable[Tensor]:
+        """What this part receives when the model that it is a part of sees these images."""
+        return images
+
     def calibrate(self, batches: Iterable[Tensor], pipeline: str, **options) -> CalibrationReport:
         """Calibrate on preprocessed images; see :func:`mmsnn.calibrate`."""
         return calibrate(self.snn, batches, pipeline, **options)
@@ -124,7 +128,7 @@ def find_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
 
 
 def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
-    """The spiking backbones of a model by name, or the spiking classifier that it is.
+    """The spiking parts of a model by name, in the order of computation, or the spiking classifier that it is.
 
     Raises:
         RuntimeError: there is none.
@@ -133,6 +137,7 @@ def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
     if not parts:
         raise RuntimeError(
             'the model has no spiking part to calibrate: wrap the backbone of a detector, '
-            "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...)), or a whole "
-            "classifier, model=dict(type='mmsnn.SpikingClassifier', time_steps=..., classifier=...)")
+            "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...)), a whole detector, "
+            "model=dict(type='mmsnn.SpikingDetector', time_steps=..., detector=...), or a whole classifier, "
+            "model=dict(type='mmsnn.SpikingClassifier', time_steps=..., classifier=...)")
     return parts

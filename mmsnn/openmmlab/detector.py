@@ -1,0 +1,174 @@
+"""Whole detectors as spiking networks: backbone, neck and heads, with mmdet's own boxes and non-maximum suppression."""
+import copy
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+
+from .parts import Dense, RoIPart, SpikingPart
+from .registry import MODELS
+from .wrapper import spiking_parts
+
+DENSE = 'backbone', 'neck', ('bbox_head', 'rpn_head', 'mask_head')  # in the order of computation; of the heads, one
+ROI_HEAD = 'roi_head'
+IN_ROI_HEAD = 'shared_head', 'bbox_head', 'mask_head'  # networks in it, each between one RoIAlign and its outputs
+
+
+@MODELS.register_module()
+class SpikingDetector(BaseModel):
+    """A detector of mmdet of which several parts, or all, spike, in the place of the model in a config::
+
+        model = dict(_delete_=True, type='mmsnn.SpikingDetector', time_steps=4, detector=_base_.model, backbone={})
+
+    Backbone, neck and the dense head (the RPN of a two-stage detector) are one spiking network from the images to the
+    head's raw outputs; networks within a RoI head, behind RoIAlign, are one each. Boxes, proposals and non-maximum
+    suppression are the detector's own, on what the outputs are at the end. Parts that do not spike stay what they are.
+
+    Checkpoints of the ANN load under their own keys, and calibrated ones hold everything.
+
+    Args:
+        detector: config of the ANN.
+        time_steps: T.
+        parts: which parts spike, of ``'backbone'``, ``'neck'``, the head (``'bbox_head'`` or ``'rpn_head'``), each only
+            with those before it, and ``'roi_head'``. All by default.
+        include, exclude: see :func:`mmsnn.convert`; call sites in the RoI head begin with ``'roi_head.'``.
+        coding, readout, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
+        backbone: not used, but mmdet's ``init_detector`` fails without such an entry in the config.
+        data_preprocessor: of the detector, where its own config has none (mmengine passes on the config's).
+        init_cfg: not used; weights come from a checkpoint.
+
+    Raises:
+        ValueError: the detector has no such parts, or those before them do not spike.
+    """
+
+    def __init__(self, detector: dict, time_steps: int, parts: Sequence[str] | None = None,
+                 include: str | Sequence[str] = '*', exclude: str | Sequence[str] = (), coding: str = 'rate',
+                 readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
+                 compile: bool = False, backbone: dict | None = None, data_preprocessor: dict | None = None,
+                 init_cfg: dict | None = None) -> None:
+        detector = copy.deepcopy(detector)
+        if data_preprocessor is not None:
+            detector = {'data_preprocessor': data_preprocessor, **detector}
+        ann = MMENGINE_MODELS.build(detector)
+        ann.train(False)
+        super().__init__(data_preprocessor=ann.data_preprocessor)
+        patterns = dict(include=[include] if isinstance(include, str) else list(include),
+                        exclude=[exclude] if isinstance(exclude, str) else list(exclude))
+        options = dict(time_steps=time_steps, readout=readout, delay=delay, chunk_steps=chunk_steps, dtype=dtype,
+                       compile=compile, **({} if coding == 'rate' else dict(coding=coding)))
+        found = dense_modules(ann) + [ROI_HEAD] * hasattr(ann, ROI_HEAD)
+        chosen = check_parts(type(ann).__name__, found, found if parts is None else parts)
+        # Outside of _modules: the mmdet detector that calls the parts. What it calls is a module of this one, too.
+        self._detector = (twin_of(ann),)
+        self._dense = [name for name in chosen if name != ROI_HEAD]
+        for name, module in self._with_dense(ann, patterns, options).items():
+            self.add_module(name, module)
+        if ROI_HEAD in chosen:
+            self.roi_head = self._spiking_roi_head(ann.roi_head, patterns, options)
+
+    def _with_dense(self, ann: nn.Module, patterns: dict, options: dict) -> dict[str, nn.Module]:
+        """The detector's modules, with one spiking part for backbone, neck and head, or as many of them as spike."""
+        others = {name: module for name, module in ann.named_children()
+                  if name not in self._dense and name != 'data_preprocessor'}
+        if not self._dense:
+            return others
+        head = self._dense[2] if len(self._dense) > 2 else None
+        network = ann.backbone
+        if len(self._dense) > 1:
+            network = Dense({name: getattr(ann, name) for name in self._dense}, head, bool(others))
+        own = {key: [pattern for pattern in values if not pattern.startswith(f'{ROI_HEAD}.')]
+               for key, values in patterns.items()}
+        part = SpikingPart(network, **own, **options)
+        twin: Any = self._detector[0]
+        twin.backbone = part
+        if len(self._dense) > 1:
+            twin.neck = None
+        if head:
+            setattr(twin, head, twin_of(getattr(ann, head), forward=operator.attrgetter('outputs')))
+        return {'_'.join(self._dense): part, **others}
+
+    def _spiking_roi_head(self, roi_head: nn.Module, patterns: dict, options: dict) -> nn.Module:
+        """The RoI head's modules, with spiking parts for its networks."""
+        def spiking(name: str, ann: nn.Module) -> tuple[nn.Module, nn.Module]:
+            """The part, and what the RoI head is to call."""
+            if isinstance(ann, nn.ModuleList):  # one for each stage of a cascade
+                pairs = [spiking(f'{name}.{number}', each) for number, each in enumerate(ann)]
+                return nn.ModuleList([part for part, _ in pairs]), nn.ModuleList([called for _, called in pairs])
+            prefix = f'{ROI_HEAD}.{name}.'
+            own = {key: [pattern.removeprefix(prefix) for pattern in values if pattern.startswith(prefix)]
+                   for key, values in patterns.items()}
+            part = RoIPart(self, ann, include=own['include'] or '*', exclude=own['exclude'], **options)
+            return part, twin_of(ann, forward=part.__call__)
+
+        twin = twin_of(roi_head)
+        home = nn.Module()
+        for name, child in roi_head.named_children():
+            if name in IN_ROI_HEAD:
+                child, twin._modules[name] = spiking(name, child)
+            home.add_module(name, child)
+        setattr(self._detector[0], ROI_HEAD, twin)
+        return home
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
+        """Simulate T steps for images (N, 3, H, W).
+
+        Returns:
+            For ``mode='tensor'`` the heads' raw outputs; for ``'predict'`` the data samples with detections.
+
+        Raises:
+            RuntimeError: ``mode='loss'``.
+        """
+        if mode == 'loss':
+            raise RuntimeError('a converted network is not trained: train the ANN, then convert and calibrate it')
+        return self._detector[0].forward(inputs, data_samples, mode)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        stored = {key.removeprefix(prefix).partition('.snn.')[0] for key in state_dict
+                  if key.startswith(prefix) and '.snn.' in key}
+        own = set(spiking_parts(self))
+        if stored and stored != own:
+            raise RuntimeError(f'in the calibrated checkpoint {", ".join(sorted(stored))} spike, in the config '
+                               f'{", ".join(sorted(own))}: give the config the same parts, or calibrate the ANN again')
+        if not stored and len(self._dense) > 1:
+            name = '_'.join(self._dense)
+            for key in list(state_dict):
+                if key.startswith(tuple(f'{prefix}{part}.' for part in self._dense)):
+                    state_dict[f'{prefix}{name}.{key.removeprefix(prefix)}'] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def dense_modules(ann: nn.Module) -> list[str]:
+    """The names of backbone, neck and dense head of a detector, as far as it has them, in order."""
+    backbone, neck, heads = DENSE
+    return [name for name in (backbone, neck, *[head for head in heads if hasattr(ann, head)][:1])
+            if getattr(ann, name, None) is not None]
+
+
+def check_parts(detector: str, found: list[str], wanted: Sequence[str]) -> list[str]:
+    """The wanted parts in the order of computation.
+
+    Raises:
+        ValueError: the detector has no such parts, none is wanted, or one whose inputs would not be an image's.
+    """
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    unknown = [part for part in wanted if part not in found]
+    if unknown or not wanted:
+        raise ValueError(f'parts must be some of {found} of {detector}, not {unknown or wanted}')
+    chosen = [part for part in found if part in wanted]
+    dense = [part for part in chosen if part != ROI_HEAD]
+    if dense != found[:len(dense)]:
+        raise ValueError(f'parts={tuple(wanted)}: {dense[-1]} spikes only together with all before it, '
+                         f'{tuple(found[:found.index(dense[-1]) + 1])}')
+    return chosen
+
+
+def twin_of(module: nn.Module, **attributes) -> nn.Module:
+    """A copy with the same parameters and modules, of which some are to be replaced; ``attributes`` are at once."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    for name, value in attributes.items():
+        object.__setattr__(twin, name, value)
+    return twin
