@@ -117,7 +117,7 @@ class Differential(NeuronModel):
         found = histogram.maximum / self.highest
         for step in range(CANDIDATES, 0, -1):
             threshold = histogram.maximum * (LARGEST * step / CANDIDATES / self.highest)
-            place = (x * (RESOLUTION / threshold.clamp(min=1e-30)).float()[:, None]).int().clamp_(max=size - 1)
+            place = (x * (RESOLUTION / threshold.clamp(min=1e-30)).float()[:, None]).clamp_(max=size - 1).int()
             error = (counts * squared[place]).sum(1).double() * threshold.square()
             found = torch.where(error < best, threshold, found)
             best = torch.minimum(best, error)
