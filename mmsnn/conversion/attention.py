@@ -12,7 +12,7 @@ class Attention(nn.Module):
     def __init__(self, source: nn.MultiheadAttention) -> None:
         super().__init__()
         self.heads, self.batch_first = source.num_heads, source.batch_first
-        weights = (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight)
+        weights: tuple = (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight)
         if source.in_proj_weight is not None:
             weights = source.in_proj_weight.chunk(3)
         biases = [None] * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)

@@ -2,6 +2,7 @@
 import logging
 from collections.abc import Callable
 from fnmatch import fnmatch
+from typing import Any
 
 from torch import fx, nn
 
@@ -160,7 +161,8 @@ def _reach_weights(network: fx.GraphModule, selected: set[fx.Node]) -> list[str]
                                                  f'{weighted.name}_identity', weighted)
             node.replace_input_with(weighted, identities[weighted])
     for identity in identities.values():
-        network.get_submodule(str(identity.target)).channel_axis = channel_axis(identity)
+        neuron: Any = network.get_submodule(str(identity.target))
+        neuron.channel_axis = channel_axis(identity)
     return graded
 
 

@@ -142,7 +142,7 @@ class SizedTracer(Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator:
         if self.values(obj):
-            return iter([obj[index] for index in range(len(obj))])  # type: ignore[arg-type]
+            return iter([obj[index] for index in range(len(obj))])  # type: ignore[arg-type, index]
         return super().iter(obj)
 
 

@@ -121,9 +121,10 @@ def unsupported_options(snn: SpikingNetwork) -> list[str]:
     for kind in dict.fromkeys(others.values()):
         refuse([name for name in others if others[name] == kind],
                f"neurons of kind {kind}; calibrate with neuron='integrate-and-fire', such as pipeline 'light'")
-    refuse([name for name, neuron in neurons.items() if neuron.rule.signed],
+    rules = {name: neuron.rule for name, neuron in neurons.items() if isinstance(neuron.rule, FiringRule)}
+    refuse([name for name, rule in rules.items() if rule.signed],
            "signed spikes; calibrate with signed=False, such as pipeline 'light'")
-    refuse([name for name, neuron in neurons.items() if neuron.rule.max_spikes > 1],
+    refuse([name for name, rule in rules.items() if rule.max_spikes > 1],
            "bursts of several spikes a step; calibrate with max_spikes=1, max_rate=1, such as pipeline 'light'")
     refuse([name for name, neuron in neurons.items() if neuron.initial_potential.any()],
            "an initial potential, and neurons of NIR start at zero; calibrate with shift='bias' and without potential, "

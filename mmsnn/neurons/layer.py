@@ -84,6 +84,7 @@ class IFNeuron(nn.Module):
         if self.bias.ndim > 1:
             bias = [self.per_channel(value, currents[0]) for value in self.bias[start:start + len(currents)]]
         if self.rule.coding == 'differential':
+            assert isinstance(bias, Tensor)  # one for each step is a choice of rate coding
             currents = self(currents + bias)
         spikes, _, state = advance(self.rule, currents, bias, state, threshold, self.time_steps)
         fired = torch.stack(spikes)

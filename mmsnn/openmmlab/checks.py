@@ -2,6 +2,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import cast
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -84,7 +85,7 @@ def check_fits(model: nn.Module, state: dict[str, Tensor]) -> None:
         CheckpointError: weights are missing, or have other shapes.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     metadata = getattr(state, '_metadata', {})
     state = OrderedDict((key.removeprefix('module.'), value) for key, value in state.items())
     missing: list[str] = []

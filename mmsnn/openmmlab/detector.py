@@ -76,7 +76,7 @@ class SpikingDetector(BaseModel):
         if not self._dense:
             return others
         head = self._dense[2] if len(self._dense) > 2 else None
-        network = ann.backbone
+        network: Any = ann.backbone
         if len(self._dense) > 1:
             network = Dense({name: getattr(ann, name) for name in self._dense}, head, bool(others))
         own = {key: [pattern for pattern in values if not pattern.startswith(f'{ROI_HEAD}.')]

@@ -4,6 +4,7 @@ Time is an axis of its own in front of all others, (K, N, ...); how each operati
 :mod:`mmsnn.simulation.folding`. A graph of one step has no such axis.
 """
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -168,8 +169,7 @@ class _Builder:
         elif how == MERGED:
             self.together[node] = self.graph.call_function(_split, (self._call(node, self._merged), self.steps))
         else:
-            self.single[node] = [self._call(node, lambda arg, step=step: self.at(arg, step))
-                                 for step in range(self.steps)]
+            self.single[node] = [self._call(node, functools.partial(self.at, step=step)) for step in range(self.steps)]
             if self.steps == 1:
                 self.together[node] = self.single[node][0]
 
@@ -178,7 +178,7 @@ class _Builder:
             return self.once(node)
         value = self.value(node)
         if value.target is _split:  # of what was merged just before
-            return value.args[0]
+            return source_of(value)
         return self.graph.call_function(torch.flatten, (value, 0, 1))
 
     def _call(self, node: fx.Node, value: Callable[[fx.Node], fx.Node]) -> fx.Node:
@@ -225,8 +225,8 @@ class _Builder:
             scale: Any = 1. if is_max_pool(node) else graph.call_function(torch.add, (first, step + 1))
             sums = {arg: graph.call_function(torch.add, (value, self.at(arg, step))) for arg, value in sums.items()}
             means = {arg: graph.call_function(_divide, (value, scale, self.dtype)) for arg, value in sums.items()}
-            value = self._call(node, lambda arg, means=means, step=step: means[arg] if arg in means
-                               else self.at(arg, step))
+            given = {arg: means[arg] if arg in means else self.at(arg, step) for arg in node.all_input_nodes}
+            value = self._call(node, given.__getitem__)
             scaled = graph.call_function(_multiply, (value, scale))
             change = graph.call_function(torch.sub, (scaled, total))
             outputs.append(change if self.dtype is None else graph.call_function(_cast, (change, self.dtype)))

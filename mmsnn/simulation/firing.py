@@ -1,9 +1,11 @@
 """A layer of neurons within a chunk of time steps."""
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..neurons.layer import IFNeuron
-from ..neurons.model import advance, count_spikes, per_channel
+from ..neurons.model import State, advance, count_spikes, per_channel
 
 
 class Firing(nn.Module):
@@ -43,15 +45,15 @@ class Firing(nn.Module):
             What is handed on, (K, N, ...), or (N, ...) where K is 1; the tensors of the state after the last step; and,
             where they are recorded, the numbers of events and spikes, (2,).
         """
-        currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
-        constant = per_channel(self.bias, potential, self.axis) if bias is None else [
+        currents: Sequence[Tensor] = (current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps)
+        constant: Tensor | list[Tensor] = per_channel(self.bias, potential, self.axis) if bias is None else [
             per_channel(each, potential, self.axis) for each in bias]
-        state = (potential, *(value.to(potential.dtype) for value in others))
+        state: State = (potential, *(value.to(potential.dtype) for value in others))
         threshold = per_channel(self.threshold, potential, self.axis)
-        if self.model.coding == 'differential':
+        if self.model.coding == 'differential' and isinstance(constant, Tensor):
             currents = [self.activate(current.to(potential.dtype) + constant) for current in currents]
         spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps)
-        counts = [sum(count_spikes(spike, threshold) for spike in spikes)] if self.record else []
+        counts = [torch.stack([count_spikes(s, threshold) for s in spikes]).sum(0)] if self.record else []
         if self.dtype is not None:
             handed_on = [value.to(self.dtype) for value in handed_on]
         stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))

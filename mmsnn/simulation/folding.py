@@ -90,7 +90,8 @@ def _keeps_dimension_0(node: fx.Node, inputs: list[fx.Node], dimensions: int) ->
         pads = node.kwargs.get('pad', arguments[1] if len(arguments) > 1 else None)
         return isinstance(pads, (tuple, list)) and len(pads) < 2 * dimensions
     if node.target in (torch.flatten, 'flatten'):
-        return node.kwargs.get('start_dim', arguments[1] if len(arguments) > 1 else 0) > 0
+        start: Any = node.kwargs.get('start_dim', arguments[1] if len(arguments) > 1 else 0)
+        return isinstance(start, int) and start > 0
     if node.target is F.layer_norm:
         shape = node.kwargs.get('normalized_shape', arguments[1] if len(arguments) > 1 else None)
         return isinstance(shape, (tuple, list)) and len(shape) < dimensions

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -151,7 +152,8 @@ class TimeLoop:
 
     def _start(self, chunk: Chunk, entry: Kept, shapes: Mapping[fx.Node, torch.Size], example: Tensor) -> Tensor:
         """A kept tensor before the first step."""
-        module, shape = self.plan.modules.get(entry.node), shapes[entry.node]
+        module: Any = self.plan.modules.get(entry.node)
+        shape = shapes[entry.node]
         if entry.kind == 'sum':
             shape = shapes[chunk.running_inputs(entry.node)[entry.number]]
         layout = torch.channels_last if self.fast and len(shape) == 4 else torch.contiguous_format

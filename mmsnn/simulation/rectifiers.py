@@ -37,7 +37,7 @@ def clip_of(node: fx.Node) -> Clip | None:
     owner = OUT_OF_PLACE.get(node.target, node.target)
     if node.op == 'call_function' and owner not in _CLIPS:
         return None
-    name, given = name.strip('_'), arguments(node)
+    name, given = str(name).strip('_'), arguments(node)
     source, other = given.get('input'), given.get('other', given.get('1'))
     low, high = -math.inf, math.inf
     if name in ('relu', 'relu6'):
