@@ -7,6 +7,7 @@ import torch
 from torch.torch_version import TorchVersion
 
 import mmsnn
+from mmsnn.simulation import firing
 from mmsnn.simulation.loop import TimeLoop, schedule
 
 from networks import Functional, Naive, Residual, leaves, randomise_norms
@@ -101,6 +102,21 @@ def test_the_loop_equals_a_naive_simulation_for_every_rule_and_chunk(network, ca
     for plain.chunk_steps in (None, 1, 2, 4, T):
         assert_same(plain(inputs()), expected)
         assert_same(eager(plain)(inputs()), expected)
+
+
+@pytest.mark.parametrize('calibration', {**RULES, 'changes': dict(pipeline='differential')}.values(),
+                         ids=[*RULES, 'changes'])
+def test_neurons_that_fire_in_tiles_are_the_same(calibration, monkeypatch):
+    plain, _ = both(Residual, inputs(), calibration=calibration)
+    for plain.chunk_steps in (1, 4):
+        plain._loop = None
+        with mmsnn.CostCounter(plain) as whole:
+            expected = plain(inputs())
+        monkeypatch.setattr(firing, 'TILE', 100)
+        with mmsnn.CostCounter(plain) as tiled:
+            assert_same(plain(inputs()), expected)
+        assert tiled.cost == whole.cost
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize('conversion', CONVERSIONS.values(), ids=CONVERSIONS)

@@ -43,13 +43,14 @@ class Chunk:
         each_step: whether to return the targets at each step instead of adding them up.
         in_place: whether to update the tensors kept.
         share: whether to call the network's own modules, not copies.
+        tiled: whether neurons fire in tiles, and change the states that are given to them: see :class:`Firing`.
     """
 
     def __init__(self, plan: Plan, dimensions: Mapping[fx.Node, int], steps: int, dtype: torch.dtype | None = None,
                  record: bool = False, each_step: bool = False, in_place: bool = True,
-                 share: bool = True) -> None:
+                 share: bool = True, tiled: bool = False) -> None:
         self.plan, self.dimensions, self.steps, self.dtype = plan, dimensions, steps, dtype
-        self.share = share and dtype is None
+        self.share, self.tiled = share and dtype is None, tiled
         varying = set(plan.varying)
         self.neurons = [node for node in plan.varying if is_neuron(node)]
         self.static = [node for node in (*plan.inputs, *plan.static)
@@ -202,7 +203,8 @@ class _Builder:
         current = self.value(source) if varies else self.given.get(source) or self.once(source)
         states = [kept[entry] for entry in self.chunk.kept if entry.node is node and entry.kind == 'neuron']
         name = f'fire_{node.name}'
-        self.root.add_module(name, Firing(self.plan.modules[node], self.steps, varies, self.dtype, record))
+        self.root.add_module(name, Firing(
+            self.plan.modules[node], self.steps, varies, self.dtype, record, self.chunk.tiled))
         fired = self.graph.call_module(name, (current, bias, *states))
         self.together[node] = self.graph.call_function(_item, (fired, 0))
         for number, _ in enumerate(states):

@@ -127,7 +127,7 @@ class TimeLoop:
         key = steps, record, each_step, tuple(dimensions.values())
         if key not in self._chunks:
             chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, in_place=self.fast,
-                          share=not self.fast)
+                          share=not self.fast, tiled=not self.fast)
             module: nn.Module = chunk.graph_module
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
