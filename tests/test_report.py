@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_tools import CHECKPOINT, ROOT, config_file, digits, run_tool  # noqa: F401
 
+from networks import simulate
+
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 
@@ -144,27 +146,15 @@ def test_numbers_of_a_detector(detector):
 
 
 def channel_errors_of(runner, part, hook, name):
-    """Relative errors of a layer's channels, from spikes that a wrapper of its ``fire`` adds up."""
-    neuron, sums = part.snn.neurons[name], {}
-    fire = neuron.fire
-
-    def record(*args, **kwargs):
-        out = fire(*args, **kwargs)
-        sums['rate'] = sums.get('rate', 0) + out.sum(0) / part.snn.time_steps
-        return out
-
-    squares = 0
-    ann = part.converted()
-    handle = ann.neurons[name].register_forward_hook(lambda _m, _i, out: sums.update(activation=out.clone()))
-    neuron.fire = record
+    """Relative errors of a layer's channels, from the spikes of each step."""
+    squares, ann, found = 0, part.converted(), {}
+    handle = ann.neurons[name].register_forward_hook(lambda _m, _i, out: found.update(activation=out.clone()))
     for image in hook.batches(runner.model, runner.cfg):
-        sums.pop('rate', None)
-        part.snn(image)
         ann.network(image)
+        rate = simulate(part.snn, image)[1][name]['spikes'].mean(0)
         squares = squares + torch.stack([value.double().square().sum((0, 2, 3)) for value in (
-            sums['activation'] - sums['rate'], sums['activation'])])
+            found['activation'] - rate, found['activation'])])
     handle.remove()
-    del neuron.fire
     return (squares[0] / squares[1])[squares[1] > 0]
 
 

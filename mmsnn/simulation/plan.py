@@ -129,9 +129,21 @@ class Plan:
         """
         from torch._subclasses import FakeTensorMode
 
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
-            env = {node: fake.from_tensor(value) if isinstance(value, Tensor) else value
-                   for node, value in values.items()}
-            for node in (*self.static, *self.varying):
-                env[node] = evaluate(node, env, self.modules[node])
-        return {node: value.shape for node, value in env.items() if isinstance(value, Tensor)}
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                return self._shapes({node: fake.from_tensor(value) if isinstance(value, Tensor) else value
+                                     for node, value in values.items()})
+        except RuntimeError:  # a compiled operator that knows real tensors alone, such as a deformable convolution
+            return self._shapes(values)
+
+    @torch.no_grad()
+    def _shapes(self, values: Env) -> dict[fx.Node, torch.Size]:
+        env = dict(values)
+        found = {node: value.shape for node, value in env.items() if isinstance(value, Tensor)}
+        for node in (*self.static, *self.varying):
+            value = env[node] = evaluate(node, env, self.modules[node])
+            if isinstance(value, Tensor):
+                found[node] = value.shape
+            for used in self._expires.get(node, ()):
+                env.pop(used, None)
+        return found
