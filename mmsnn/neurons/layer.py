@@ -9,6 +9,11 @@ from .integrate_and_fire import FiringRule
 from .model import NeuronModel, State, advance, count_spikes, per_channel
 
 
+def activate(x: Tensor, ceiling: float, activation: nn.Module | None) -> Tensor:
+    """The activation that a layer of neurons stands for: another one, or ``clip(x, 0, ceiling)``."""
+    return x.clamp(0., ceiling) if activation is None else activation(x)
+
+
 class IFNeuron(nn.Module):
     """The state of one layer of integrate-and-fire neurons: one instance per ReLU call site of the ANN.
 
@@ -50,7 +55,7 @@ class IFNeuron(nn.Module):
         self.register_buffer('initial_potential', torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(0., self.ceiling) if self.activation is None else self.activation(x)
+        return activate(x, self.ceiling, self.activation)
 
     def per_channel(self, value: Tensor, x: Tensor) -> Tensor:
         """Shape one of the buffers so that it broadcasts with ``x``, (N, ...)."""

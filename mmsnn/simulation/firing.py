@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..neurons.layer import IFNeuron
+from ..neurons.layer import IFNeuron, activate
 from ..neurons.model import State, advance, count_spikes, per_channel
 
 TILE = 2 ** 17  # neurons that take their steps together where caches matter: what they need fits into a cache
@@ -65,7 +65,8 @@ class Firing(nn.Module):
     def _advance(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
                  threshold: Tensor) -> tuple[list[Tensor], State, list[Tensor]]:
         if self.model.coding == 'differential' and isinstance(constant, Tensor):
-            currents = [self.activate(current.to(state[0].dtype) + constant) for current in currents]
+            currents = [activate(current.to(state[0].dtype) + constant, self.ceiling, self.activation)
+                        for current in currents]
         spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps)
         counts = [torch.stack([count_spikes(s, threshold) for s in spikes]).sum(0)] if self.record else []
         return handed_on, state, counts
@@ -93,10 +94,6 @@ class Firing(nn.Module):
             counts += counted
         totals = [torch.stack(counts).sum(0)] if self.record else []
         return (result if self.steps > 1 else result[0], *state, *totals)
-
-    def activate(self, x: Tensor) -> Tensor:
-        """The activation that the neurons stand for."""
-        return x.clamp(0., self.ceiling) if self.activation is None else self.activation(x)
 
 
 def join(values: list[Tensor]) -> Tensor:
