@@ -10,7 +10,7 @@ table: env
 	$(PYTHON_VENV) tools/demo.py
 
 test: env
-	$(PYTHON_VENV) -m pytest tests
+	$(PYTHON_VENV) -m pytest tests -n auto --maxprocesses 4 --dist worksteal
 
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(PYTHON_VENV) -m mkdocs build --strict

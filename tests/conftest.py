@@ -1,7 +1,11 @@
+import os
+
 import pytest
 import torch
 
-torch.set_num_threads(1)  # the networks of the tests are too small for more to help
+# The networks of the tests are too small for more to help, and tests run beside each other.
+torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # of the processes that tests start
 
 
 @pytest.fixture

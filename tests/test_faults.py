@@ -82,6 +82,8 @@ FAULTS = {
     'wrapped, scripted or compiled network': FORMS + 'wrapped_and_compiled_networks_are_refused_in_one_line',
     'float16 or bfloat16 network': FORMS + 'half_precision_is_refused_with_what_to_do',
     'affine for some arguments alone': 'test_operations.py::test_what_is_not_affine_is_refused',
+    'operations on dimension 0, batch sizes read from the input':
+        'test_time_axis.py::test_whatever_happens_to_dimension_0_happens_within_a_step',
     'weights computed from parameters': FORMS + 'subclasses_become_the_layers_that_they_are',
     'pruned or parametrised layers': FORMS + 'computed_weights_become_plain_ones',
     'operations on the image or on parameters alone': FORMS + 'what_does_not_vary_in_time_is_not_refused',
