@@ -1,4 +1,6 @@
 """Small networks for the tests, and what happens in them when they are simulated."""
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -158,7 +160,11 @@ class Naive:
         v = v + current + per_channel(bias, current)
         if rule.signed or rule.max_spikes > 1:
             k = (v / h).floor().clamp(-rule.max_spikes if rule.signed else 0, rule.max_spikes)
-            k = (n + k).clamp(0, rule.max_rate * neuron.time_steps) - n
+            k = (n + k).clamp(min=0) - n
+            if rule.clip:
+                k = (n + k).clamp(max=rule.max_rate * neuron.time_steps) - n
+            elif neuron.ceiling < math.inf:
+                k = torch.minimum(n + k, (neuron.ceiling * neuron.time_steps / h + .5).floor()) - n
         else:
             k = (v >= h).to(v.dtype)
         spike = torch.where(k != 0, k * h, 0.)

@@ -47,7 +47,8 @@ def test_tuples_lists_and_dictionaries_calibrate_alike(pipeline):
     (dict(image=inputs()[0], labels=inputs()[1]), 'Give the inputs alone, without labels'),
     ((inputs()[0], torch.tensor([1, 2])), r'must be a floating-point tensor .*, not \(2,\) of torch.int64'),
     ((), 'not tuple'), (dict(inputs=[], data_samples=[]), 'not list'),
-    ((inputs()[0], inputs()[1] / 0), 'holds NaN or infinite values')], ids=str)
+    ((inputs()[0], inputs()[1] / 0), 'holds NaN or infinite values')], ids=
+    ['one missing', 'one too many', 'labels', 'classes', 'none', 'data samples', 'infinite'])
 def test_other_batches_are_refused_in_one_line(batch, message):
     with pytest.raises(ValueError, match=message) as error:
         mmsnn.calibrate(mmsnn.convert(Fusion(), 4), [inputs(), batch], progress=False)

@@ -15,7 +15,7 @@ from mmsnn.calibration.walk import Sweep, blocks_of
 from mmsnn.calibration.weights import descend, tuned_values, weighted_modules
 from mmsnn.neurons.pipelines import make_pipeline
 
-from networks import Residual, randomise_norms
+from networks import Residual, randomise_norms, three_layers
 
 T = 8
 QUICK = dict(iterations=50, learning_rate=1e-2)
@@ -467,3 +467,23 @@ def test_gradient_descent_may_move_bias_and_threshold_too():
     assert torch.equal(again(data[0]), tuned(data[0]))
     with pytest.raises(ValueError, match="tune may hold 'bias' and 'threshold'"):
         calibrated(net, data, 'advanced', tune=('weights',))
+
+
+@pytest.mark.parametrize('time_steps, levels, expected', [
+    (1, None, 'bursts'), (2, 9, 'bursts'), (3, None, 'differential'), (8, 13, 'differential'), (8, 5, 'bursts'),
+    (8, 3, 'bursts'), (8, 16, 'bursts'), (8, 2, 'potential')])
+def test_levels_are_the_one_choice_that_is_needed(time_steps, levels, expected):
+    snn = mmsnn.convert(three_layers(), time_steps)
+    mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], progress=False, **({} if levels is None else dict(levels=levels)))
+    assert snn.settings['pipeline'] == expected
+    assert {neuron.rule.values for neuron in snn.neurons.values()} == {levels or 9}
+
+
+def test_levels_that_cannot_be():
+    snn = mmsnn.convert(three_layers(), 4)
+    for pipeline, levels, message in [('signed', 8, 'spikes of either sign have 3, 5, 7'), ('bursts', 1, 'at least 2'),
+                                      ('differential', 2, 'spikes of either sign'), ('bursts', 2.5, 'of type int')]:
+        with pytest.raises(ValueError, match=message):
+            mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], pipeline, levels=levels, progress=False)
+    with pytest.raises(ValueError, match='levels=9 decides max_spikes: give one or the other'):
+        mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], 'bursts', levels=9, max_spikes=4, progress=False)

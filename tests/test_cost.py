@@ -22,7 +22,8 @@ def test_counts_by_hand():
     # Each of the 2 is connected to 3 others, each of the 3 to 4 outputs.
     assert counter.cost.synaptic_operations == {'_1': 12 * 3, '_3': 18 * 4}
     assert counter.cost.neurons == {'_1': 2 * 2, '_3': 2 * 3} and counter.cost.images == 2
-    assert counter.cost.per_image() == dict(synaptic_operations=(36 + 72) / 2, spikes_per_neuron=30 / 10,
+    assert counter.cost.per_image() == dict(synaptic_operations=(36 + 72) / 2, event_operations=(36 + 72) / 2,
+                                            spikes_per_neuron=30 / 10,
                                             analog_macs=2, ann_macs=2 + 6 + 12, graded_operations=0)
     snn(x)
     assert counter.cost.images == 2, 'nothing is counted outside'

@@ -68,9 +68,9 @@ def naive(snn, x, time_steps):
                 e = (received[node].clamp(0, neuron.ceiling) - sent.get(node, 0.)) / h
                 sizes = torch.tensor([0., *(2. ** k for k in range(neuron.rule.sizes))])
                 nearest = (e.abs()[..., None] - sizes).abs()
-                # Half way between two sizes the larger one is sent, but nothing up to one half.
+                # Half way between two sizes the larger one is sent, but nothing within the dead zone.
                 index = sizes.numel() - 1 - nearest.flip(-1).argmin(-1)
-                index = torch.where(e.abs() <= .5, 0, index)
+                index = torch.where(e.abs() <= neuron.rule.dead_zone, 0, index)
                 env[node] = sizes[index] * e.sign() * h
                 sent[node] = sent.get(node, 0.) + env[node]
                 events[node.name] = int((env[node] != 0).sum())
@@ -88,10 +88,10 @@ def zero_response(node, module, env):
     return evaluate(node, {arg: torch.zeros_like(env[arg]) for arg in node.all_input_nodes}, module)
 
 
-@pytest.mark.parametrize('sizes', [1, 2, 4, 6])
-def test_equals_a_simulation_that_sends_changes(sizes):
+@pytest.mark.parametrize('sizes, dead_zone', [(1, .5), (2, .75), (4, .5), (4, .75), (6, 1.)])
+def test_equals_a_simulation_that_sends_changes(sizes, dead_zone):
     x = images()
-    snn = exact(Plain(), x, sizes=sizes)
+    snn = exact(Plain(), x, sizes=sizes, dead_zone=dead_zone)
     reference = naive(snn, x, T)
     for snn.chunk_steps in (None, 1, 3):
         outputs = snn.anytime(range(1, T + 1), x)
@@ -115,23 +115,28 @@ def test_worked_out_by_hand():
     steps = torch.tensor([-9., -.5, .4, .6, 1.4, 1.6, 2.9, 3., 5.])
     assert model.nearest(steps).tolist() == [-4, 0, 0, 1, 1, 2, 2, 4, 4]
     assert Differential(3, uniform=True).nearest(steps).tolist() == [-3, 0, 0, 1, 1, 2, 3, 3, 3]
+    assert Differential(3, dead_zone=.75).nearest(torch.tensor([.7, -.75, .8, 1.4, 1.6])).tolist() == [0, 0, 1, 1, 2]
+    with pytest.raises(ValueError, match='dead_zone must be from 0.5 to 1'):
+        mmsnn.Pipeline(neuron='differential', dead_zone=.4)
 
 
+@pytest.mark.parametrize('dead_zone', [.5, .6, .75, 1.])
+@pytest.mark.parametrize('sizes', [1, 4])
 @pytest.mark.parametrize('uniform', [False, True])
-def test_a_steady_current_is_met_within_half_the_smallest_size_and_then_nobody_fires(uniform):
-    model, h = Differential(4, uniform), torch.rand(1000) + .01
-    activation = torch.rand(1000) * 20 * h
+def test_a_steady_current_is_met_within_the_dead_zone_and_then_nobody_fires(uniform, sizes, dead_zone):
+    model, h = Differential(sizes, uniform, dead_zone), torch.rand(1000) + .01
+    activation = (torch.rand(1000) * 5 * model.highest - model.highest) * h
     state, errors, counts = model.start(torch.zeros(1000), T), [], []
     for _ in range(12):
         spikes, state = model.step(activation, torch.zeros(1), state, h, T)
         errors.append(((activation - state[0]) / h).abs())
         counts.append(int((spikes != 0).sum()))
-    assert (errors[-1] <= .5 + 1e-4).all() and counts[-1] == 0
+    assert (errors[-1] <= dead_zone + 1e-4).all() and counts[-1] == 0
     torch.testing.assert_close(state[0], model.rate(activation, h, T, 0.), rtol=1e-3, atol=1e-3)
     if not uniform:  # what is left is at most a third of what was missing, once it is within reach
         for before, after in zip(errors, errors[1:]):
-            reached = before <= 8
-            assert (after[reached] <= (before[reached] / 3).clamp(min=.5) + 1e-4).all()
+            reached = before <= model.highest
+            assert (after[reached] <= (before[reached] / 3).clamp(min=dead_zone) + 1e-4).all()
 
 
 def test_a_network_at_rest_is_silent():

@@ -10,7 +10,7 @@ import mmsnn
 from mmsnn.simulation import firing
 from mmsnn.simulation.loop import TimeLoop, schedule
 
-from networks import Functional, Naive, Residual, leaves, randomise_norms
+from networks import Functional, Naive, Residual, leaves, randomise_norms, simulate
 
 T = 6
 RULES = {
@@ -20,6 +20,7 @@ RULES = {
     'a bias per step': dict(pipeline='light', bias_per_step=True),
     'per position': dict(pipeline='signed', potential='position'),
     'unbounded': dict(pipeline='signed', max_spikes=None),
+    'not clipped': dict(pipeline='signed', max_rate=1, clip=False),
 }
 CONVERSIONS = {
     'all': {},
@@ -117,6 +118,19 @@ def test_neurons_that_fire_in_tiles_are_the_same(calibration, monkeypatch):
             assert_same(plain(inputs()), expected)
         assert tiled.cost == whole.cost
         monkeypatch.undo()
+
+
+def test_what_is_not_clipped_goes_up_to_the_ceiling_of_the_activation():
+    x = inputs()
+    plain, other = both(Functional, x, calibration=RULES['not clipped'], chunk_steps=3)
+    assert_same(leaves(plain(4 * x)), leaves(naive(plain, 4 * x)))
+    assert_same(leaves(other(4 * x)), leaves(plain(4 * x)))
+    assert_same(leaves(eager(plain)(4 * x)), leaves(plain(4 * x)))
+    (name, neuron), = [(name, neuron) for name, neuron in plain.neurons.items() if neuron.ceiling < 20]
+    _, layers = simulate(plain, 4 * x)
+    sent = layers[name]['spikes'].sum(0) / T
+    above = neuron.threshold.amax() / T
+    assert neuron.rule.max_rate * neuron.threshold.amax() + above < sent.max() <= neuron.ceiling + above
 
 
 @pytest.mark.parametrize('conversion', CONVERSIONS.values(), ids=CONVERSIONS)

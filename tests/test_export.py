@@ -129,6 +129,7 @@ def test_nir_names_every_node_that_it_cannot_express(tmp_path):
 ONNX = {
     'light': (Residual, 'light', {}),
     'signed': (Residual, 'signed', {}),
+    'ceilings': (Functional, 'unclipped', {}),
     'sizes are read': (Plain, 'signed', {}),
     'delayed potentials': (Functional, 'signed', dict(delay=2, readout='potential')),
 }
@@ -139,7 +140,8 @@ def test_onnx_model_computes_the_whole_simulation(tmp_path, network, pipeline, c
     for package in ('onnx', 'onnxscript', 'onnxruntime'):
         pytest.importorskip(package)
     from mmsnn.export.checking import run_onnx
-    snn = exact(converted(network(), inputs(), pipeline, conversion))
+    options = dict(pipeline='signed', max_rate=1, clip=False) if pipeline == 'unclipped' else dict(pipeline=pipeline)
+    snn = exact(converted(network(), inputs(), conversion=conversion, **options))
     snn.network.requires_grad_(True)  # as SpikingClassifier does
     path = tmp_path / 'net.onnx'
     export(snn, inputs(1), path, 'onnx')

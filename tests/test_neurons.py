@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import mmsnn
 from mmsnn import FiringRule, IFNeuron, clip_floor, clip_round, firing_rate, integrate_and_burst, integrate_and_fire
 
 
@@ -110,6 +111,22 @@ def test_bursts_are_bounded_by_step_and_in_all():
     spikes, potential, count = burst(currents, torch.ones(1), 4, max_spikes=2)
     assert spikes.flatten().tolist() == [2, 1, 1, 0]
     assert potential.item() == 3.5 and count.item() == 4
+
+
+def test_what_is_not_clipped_is_bounded_by_step_and_by_the_ceiling():
+    currents = torch.full((4, 1), 3.)
+    spikes, _, count = burst(currents, torch.ones(1), 4, max_spikes=2, clip=False)
+    assert spikes.flatten().tolist() == [2, 2, 2, 2] and count.item() == 8
+    # A ceiling of 1.3 is worth 5.2 spikes of 1 in 4 steps, to the nearest 5; one of 1.4, 5.6, or 6.
+    for ceiling, expected in ((1.3, [2, 2, 1, 0]), (1.4, [2, 2, 2, 0])):
+        rule = FiringRule(max_spikes=2, clip=False).under(ceiling)
+        spikes, _, _ = burst(currents, torch.ones(1), 4, max_spikes=2, clip=False, ceiling=ceiling)
+        assert spikes.flatten().tolist() == expected
+        assert rule.rate(torch.tensor([3.]), torch.ones(1), 4, 0.).item() == sum(expected) / 4
+        assert FiringRule(max_spikes=2).under(ceiling) == FiringRule(max_spikes=2), 'a rate of 1 clips below'
+    assert FiringRule(max_spikes=2, clip=False).rate(torch.tensor([1.6]), 1., 4, 0.).item() == 1.5
+    with pytest.raises(ValueError, match='clip=False takes effect where max_spikes'):
+        mmsnn.Pipeline(clip=False)
 
 
 @pytest.mark.parametrize('max_rate', [1, 3])

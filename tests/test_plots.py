@@ -34,10 +34,12 @@ def test_scores_against_time_steps(drawn, tmp_path):
 
 
 def test_scores_against_cost(drawn, tmp_path):
-    plots.plot_comparison({'light': [(2, .5, .1, 3e6), (4, .7, .1, 6e6)]}, .9, 5e6, tmp_path / 'figure.png', 'top-1')
-    by_steps, by_cost = drawn[0].axes
+    curves = {'light': [(2, .5, .1, 3e6, 4e6), (4, .7, .1, 6e6, 8e6)]}
+    plots.plot_comparison(curves, .9, 5e6, tmp_path / 'figure.png', 'top-1')
+    by_steps, by_cost, by_size = drawn[0].axes
     assert points(by_steps.containers[0].lines[0]) == [(2, .5), (4, .7)]
     assert points(by_cost.containers[0].lines[0]) == [(3, .5), (6, .7)], 'millions'
+    assert points(by_size.containers[0].lines[0]) == [(4, .5), (8, .7)]
     assert any(list(line.get_xdata()) == [5, 5] for line in by_cost.lines), 'the MACs of the ANN'
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ['ANN', 'light', 'MACs of the ANN']
 

@@ -202,9 +202,11 @@ RULES = {
     'plain': dict(pipeline='none'),
     'starting at half': dict(pipeline='none', shift='potential'),
     'bursts': dict(pipeline='none', max_spikes=3),
+    'as many as a step allows': dict(pipeline='none', max_spikes=3, max_rate=3),
     'signed': dict(pipeline='none', signed=True),
     'signed bursts': dict(pipeline='none', signed=True, max_spikes=4, max_rate=2, shift='potential'),
     'signed, unbounded': dict(pipeline='none', signed=True, max_spikes=None),
+    'not clipped': dict(pipeline='none', signed=True, max_spikes=4, max_rate=2, clip=False, shift='potential'),
     'calibrated bias': dict(pipeline='light'),
     'default': dict(pipeline='signed'),
 }
@@ -315,7 +317,7 @@ def clipped(snn, x):
     ann = copy.deepcopy(snn.network)
     for neuron in [module for module in ann.modules() if isinstance(module, mmsnn.IFNeuron)]:
         neuron.register_forward_hook(lambda neuron, _inputs, output: torch.minimum(
-            output, neuron.rule.max_rate * per_channel(neuron.threshold, output)))
+            output, neuron.rule.bound * per_channel(neuron.threshold, output)))
     with torch.no_grad():
         return ann(x)
 
@@ -363,7 +365,7 @@ def test_spikes_are_whole_multiples_of_the_threshold_within_the_rule(drawn, time
         lowest, highest = number.aminmax()
         assert neuron.rule.lowest <= lowest and highest <= neuron.rule.max_spikes
         total = number.cumsum(0)
-        assert total.min() >= 0 and total.max() <= neuron.rule.max_rate * time_steps
+        assert total.min() >= 0 and total.max() <= neuron.rule.bound * time_steps
 
 
 @profile

@@ -178,22 +178,23 @@ def test_other_settings_in_the_same_folder_are_refused(trained, trusted, tmp_pat
 def test_table_shows_mean_and_deviation():
     def row(pipeline, time_steps, seed, score, images=None):
         return dict(zip(AXES, (pipeline, None, None, images, time_steps, seed)), calibration_seconds=1.,
-                    synaptic_operations=7.,
+                    synaptic_operations=7., event_operations=5., levels=9 if pipeline.startswith('signed') else 2,
                     **{'accuracy/top1': score})
 
     rows = [row('ann', None, None, 90.), row('none', 4, 0, 10.), row('none', 4, 1, 14.), row('none', 8, 0, 50.),
             row('light', 4, 0, 60.)]
     text, curves, ann = summarise(rows, 'accuracy/top1')
     assert text.splitlines()[:4] == [
-        '| accuracy/top1 (ANN: 90.00) | T = 4 | T = 8 |', '|---|---|---|', '| none | 12.00 ± 2.83 | 50.00 |',
-        '| light | 60.00 |  |']
-    assert ann == 90 and curves['none'][0][:2] == (4, 12.) and curves['light'] == [(4, 60., 0., 7.)]
+        '| accuracy/top1 (ANN: 90.00) | levels a step | T = 4 | T = 8 |', '|---|---|---|---|',
+        '| none | 2 | 12.00 ± 2.83 | 50.00 |', '| light | 2 | 60.00 |  |']
+    none, light = 'none (2 levels a step)', 'light (2 levels a step)'
+    assert ann == 90 and curves[none][0][:2] == (4, 12.) and curves[light] == [(4, 60., 0., 5., 7.)]
     # One T and several sample sizes: laid out as Table 6.
     text, curves, _ = summarise([row('light', 4, 0, 50., 32), row('light', 4, 0, 55., 64)], 'accuracy/top1')
-    assert text.splitlines()[0] == '| accuracy/top1, T = 4 | 32 images | 64 images |' and not curves
+    assert text.splitlines()[0] == '| accuracy/top1, T = 4 | levels a step | 32 images | 64 images |' and not curves
     # The table has the options as they are written, the figure as a reader says them.
     text, curves, _ = summarise([dict(row('light:rounds=2', 4, 0, 50.), choices=dict(rounds=2))], 'accuracy/top1')
-    assert list(curves) == ['light, 2 rounds'] and '| light:rounds=2 | 50.00 |' in text
+    assert list(curves) == ['light, 2 rounds (2 levels a step)'] and '| light:rounds=2 | 2 | 50.00 |' in text
     assert text.endswith('| light:rounds=2 | `rounds=2` |')
 
 

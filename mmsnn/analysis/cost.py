@@ -53,9 +53,12 @@ class Cost:
     graded_operations: int = 0
 
     def per_image(self) -> dict[str, float]:
-        """Synaptic operations, spikes per neuron (during all T steps), and MACs, averaged over the images."""
+        """Synaptic operations by size and by events, spikes per neuron (in all T steps), and MACs, of a mean image."""
         images = max(self.images, 1)
+        events = sum(operations * self.events[layer] / max(self.spikes[layer], 1)
+                     for layer, operations in self.synaptic_operations.items())
         return dict(synaptic_operations=sum(self.synaptic_operations.values()) / images,
+                    event_operations=events / images,
                     spikes_per_neuron=sum(self.spikes.values()) / max(sum(self.neurons.values()), 1),
                     analog_macs=self.analog_macs / images, ann_macs=self.ann_macs / images,
                     graded_operations=self.graded_operations / images)
@@ -206,7 +209,6 @@ class _Connectome(fx.Interpreter):
         for source, copies in feeding_neurons(incoming, self.varies, self.sizes).items():
             self.fan_out[neuron_name(source)] += macs / given.numel() * copies
         return result
-
 
     def _run_graded(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:

@@ -43,35 +43,38 @@ def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[flo
     plt.close(figure)
 
 
-def plot_comparison(curves: Mapping[str, Sequence[tuple[float, float, float, float]]], reference: float,
+def plot_comparison(curves: Mapping[str, Sequence[tuple[float, float, float, float, float]]], reference: float,
                     macs: float | None, path: str | Path, ylabel: str) -> None:
     """Draw the scores of several methods against the number of time steps, and against what they cost.
 
     Args:
-        curves: method -> (time steps, score, standard deviation, synaptic operations per image).
+        curves: method -> (time steps, score, standard deviation, synaptic operations per image by events, by size).
         reference: score of the ANN, drawn as a dashed line.
         macs: multiply-accumulate operations of the ANN per image, drawn as a vertical line.
         path: image file to write.
         ylabel: what the score is.
     """
     plt = pyplot()
-    figure, (by_steps, by_cost) = plt.subplots(1, 2, figsize=(13, 4.2), sharey=True, layout='constrained')
-    for axis in (by_steps, by_cost):
+    figure, (by_steps, *by_cost) = plt.subplots(1, 3, figsize=(17, 4.2), sharey=True, layout='constrained')
+    for axis in (by_steps, *by_cost):
         axis.axhline(reference, color=plt.rcParams['text.color'], linestyle='--', linewidth=1,
                      label='ANN' if axis is by_steps else None)
         axis.set_xscale('log', base=2)
         axis.grid(alpha=.3)
     for method, points in curves.items():
-        steps, scores, deviations, operations = zip(*sorted(points))
-        for axis, positions, label in ((by_steps, steps, method), (by_cost, [x / 1e6 for x in operations], None)):
-            axis.errorbar(positions, scores, deviations, marker='o', capsize=3, label=label)
+        steps, scores, deviations, *costs = zip(*sorted(points))
+        by_steps.errorbar(steps, scores, deviations, marker='o', capsize=3, label=method)
+        for axis, operations in zip(by_cost, costs):
+            axis.errorbar([x / 1e6 for x in operations], scores, deviations, marker='o', capsize=3)
     ticks = sorted({point[0] for points in curves.values() for point in points})
     by_steps.set_xticks(ticks, map(str, ticks))
     by_steps.set(xlabel='time steps T', ylabel=ylabel)
-    by_cost.xaxis.set_major_formatter('{x:g}')
-    by_cost.set(xlabel='synaptic operations per image, millions')
-    if macs is not None:
-        by_cost.axvline(macs / 1e6, color='grey', linestyle=':', label='MACs of the ANN')
+    for axis, what in zip(by_cost, ('a spike of any size is one', 'a spike of size k is k')):
+        axis.xaxis.set_major_formatter('{x:g}')
+        axis.set(xlabel=f'synaptic operations per image, millions: {what}')
+        if macs is not None:
+            label = 'MACs of the ANN' if axis is by_cost[0] else None
+            axis.axvline(macs / 1e6, color='grey', linestyle=':', label=label)
     figure.legend(loc='outside right upper', fontsize='small')
     figure.savefig(path, dpi=120)
     plt.close(figure)

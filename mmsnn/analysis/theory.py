@@ -105,7 +105,7 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
 def _parts(neuron: IFNeuron, current: Tensor, rate: Tensor, norm: float) -> tuple[float, float, float, float]:
     """The local error and its three parts, relative to ``norm``."""
     activation = neuron(current)
-    clipped = torch.minimum(activation, neuron.rule.peak * per_channel(neuron.threshold, current))
+    clipped = torch.minimum(activation, neuron.rule.bound * per_channel(neuron.threshold, current))
     quantised = neuron.rate(current)
     differences = activation - rate, activation - clipped, clipped - quantised, quantised - rate
     local, clipping, rounding, timing = (_squares(difference) / norm for difference in differences)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..distributed import agree, gather
 from ..neurons.layer import IFNeuron
-from ..neurons.pipelines import Pipeline, make_pipeline
+from ..neurons.pipelines import Pipeline, make_pipeline, usual_pipeline
 from ..neurons.thresholds import ActivationHistogram
 from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
@@ -50,7 +50,7 @@ class CalibrationReport(list[LayerReport]):
 
 
 @torch.no_grad()
-def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str = 'signed', *,
+def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | None = None, *,
               histograms: dict[str, ActivationHistogram] | None = None, memory_budget: int = 8 * GIBI,
               progress: bool = True, **options) -> CalibrationReport:
     """Choose the thresholds of a converted network and calibrate it, in place.
@@ -61,14 +61,16 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str = 'si
             dictionaries of them for a network of several inputs. Sizes may differ between batches. A gradient step of
             the weights calibration takes one batch. Where torch.distributed runs several processes, each gives its own
             share: see :mod:`mmsnn.distributed`.
-        pipeline: ``'signed'`` (bursts of spikes that can be taken back; initial potential), the paper's
-            ``'none'`` (thresholds only, its Baseline), ``'light'`` (bias) and ``'advanced'`` (initial potential, then
-            weights), or another of :data:`mmsnn.PIPELINES`.
+        pipeline: a name in :data:`mmsnn.PIPELINES`: ``'differential'`` (changes are sent, one calibration serves every
+            T), ``'bursts'`` (several spikes a step), ``'signed'`` (such that can be taken back), the paper's ``'none'``
+            (thresholds only, its Baseline), ``'light'`` (bias) and ``'advanced'`` (initial potential, then weights).
+            None takes what did best for this T: :func:`mmsnn.neurons.pipelines.usual_pipeline`.
         histograms: of the activations on these batches, from :func:`mmsnn.observe`, where they are at hand: they do
             not depend on T or the pipeline, and so serve many calibrations of the same ANN.
         memory_budget: bytes of activations and spikes to hold in memory; more goes to temporary files.
         progress: show progress bars.
-        **options: replace single choices of the pipeline; see :class:`mmsnn.Pipeline`.
+        **options: replace single choices of the pipeline, see :class:`mmsnn.Pipeline`; ``levels`` is how many
+            different values a neuron can emit in one step, whatever the pipeline.
 
     Returns:
         A report per layer: mean threshold, relative error before and after.
@@ -78,6 +80,7 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str = 'si
             ``potential='position'``, or weights that have been calibrated before.
         OSError: the temporary files do not fit on the disk.
     """
+    pipeline = pipeline or usual_pipeline(snn.time_steps, options.get('levels'))
     chosen = make_pipeline(pipeline, **options)
     with snn.full_precision():
         return _calibrate(snn, batches, pipeline, chosen, histograms, memory_budget, progress)
@@ -170,7 +173,7 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
         pipeline: names rule, rate and shift.
         time_steps: T.
     """
-    neuron.rule, neuron.time_steps = pipeline.rule(time_steps), time_steps
+    neuron.rule, neuron.time_steps = pipeline.rule(time_steps).under(neuron.ceiling), time_steps
     neuron.threshold = threshold = threshold.to(neuron.threshold.dtype)  # that of the ANN
     neuron.bias, neuron.initial_potential = torch.zeros_like(threshold), torch.zeros_like(threshold)
     shift = pipeline.shift if 'shift' in neuron.rule.options else None

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,8 @@ class Worker:
             metrics = test(runner)
         tested = time.time()
         cost = together([counter.cost for counter in counters])
-        row = dict(metrics, **cost.per_image(), calibration_seconds=round(calibrated - started, 2),
+        row = dict(metrics, **cost.per_image(), levels=self.levels(parts.values()),
+                   calibration_seconds=round(calibrated - started, 2),
                    test_seconds=round(tested - calibrated, 2), choices=job_choices(job, self.own),
                    **self.details(runner, job))
         if self.ceiling:
@@ -89,6 +90,11 @@ class Worker:
             for part in parts.values():
                 part.runs_as = 'snn'
         return row
+
+    @staticmethod
+    def levels(parts: Iterable) -> int:
+        """How many values a neuron can emit in one step."""
+        return max(neuron.rule.values for part in parts for neuron in part.snn.neurons.values())
 
     def spiking_runner(self) -> tuple:
         """The runner of the spiking model, its CalibrationHook and its first spiking part; made once."""
@@ -135,8 +141,10 @@ def test(runner) -> dict:
 def hook_of(cfg) -> tuple[str, dict]:
     """Pipeline and options of a config's CalibrationHook."""
     from mmsnn.openmmlab.hooks import calibration_hook
+    from mmsnn.openmmlab.preflight import spiking_models
     hook = calibration_hook(cfg)
-    return hook.pipeline, {key: value for key, value in hook.choices().items() if key != 'seed'}
+    steps = next((time_steps for _, time_steps in spiking_models(cfg.model)), 1)
+    return hook.named(steps), {key: value for key, value in hook.choices().items() if key != 'seed'}
 
 
 def evaluate(worker: tuple, job: dict) -> dict:
@@ -189,8 +197,11 @@ def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, wor
 
     def done(job: dict) -> bool:
         row = rows.get(tuple(job.values()))
-        return row is not None and row.get('choices') == job_choices(job, own) and (
-            not ceiling or row['pipeline'] == 'ann' or any(CEILING in key for key in row))
+        if row is None or row.get('choices') != job_choices(job, own):
+            return False
+        if row['pipeline'] == 'ann':
+            return True
+        return 'levels' in row and (not ceiling or any(CEILING in key for key in row))  # earlier versions had none
 
     todo = [job for job in jobs if not done(job)]
     print(f'{len(todo)} of {len(jobs)} runs to do, {max(1, min(workers, len(todo)))} at a time; {path.parent}',

@@ -110,7 +110,7 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
 
     Returns:
         Tables of score, cost and calibration time as markdown, the curves to plot (for each method: time steps, mean
-        score, its standard deviation, synaptic operations), and the ANN's score.
+        score, its standard deviation, synaptic operations by events and by size), and the ANN's score.
     """
     ann = next((row[metric] for row in rows if row['pipeline'] == 'ann'), None)
     rows = [row for row in rows if row['pipeline'] != 'ann']
@@ -122,7 +122,8 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     named = readable(row['pipeline'] for row in rows)
     labels: dict[str, str] = {}  # of the table: the figure's
     for row in rows:
-        labels[label(row, axes)] = label(dict(row, pipeline=named[row['pipeline']]), axes)
+        labels[label(row, axes)] = (label(dict(row, pipeline=named[row['pipeline']]), axes)
+                                    + f' ({row["levels"]} levels a step)')
         found.setdefault(label(row, axes), {}).setdefault(row[column], []).append(row)
 
     def cell(group: list[dict], key: str, digits: int, unit: float) -> str:
@@ -130,10 +131,14 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
         spread = f' ± {statistics.stdev(scores):.{digits}f}' if len(scores) > 1 else ''
         return f'{statistics.mean(scores):.{digits}f}{spread}' if scores else ''
 
+    def levels(cells: dict) -> str:
+        return ', '.join(map(str, sorted({row['levels'] for group in cells.values() for row in group})))
+
     def table(key: str, digits: int, title: str, unit: float = 1.) -> str:
         names = [f'T = {c}' if column == 'time_steps' else f'{c} images' for c in columns]
-        lines = [f'| {title} | ' + ' | '.join(names) + ' |', '|---|' + '---|' * len(columns)]
-        lines += [f'| {method} | ' + ' | '.join(cell(cells.get(c, []), key, digits, unit) for c in columns) + ' |'
+        lines = [f'| {title} | levels a step | ' + ' | '.join(names) + ' |', '|---|---|' + '---|' * len(columns)]
+        lines += [f'| {method} | {levels(cells)} | '
+                  + ' | '.join(cell(cells.get(c, []), key, digits, unit) for c in columns) + ' |'
                   for method, cells in found.items()]
         return '\n'.join(lines)
 
@@ -145,13 +150,15 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
     tables = [table(metric, digits, title)]
     if any(f'{metric} {CEILING}' in row for row in rows):
         tables.append(table(f'{metric} {CEILING}', digits, 'ceiling: activations quantised, without time'))
-    tables += [table('synaptic_operations', 1, f'synaptic operations per image, millions{macs}', 1e6),
+    tables += [table('synaptic_operations', 1, f'synaptic operations per image by size, millions{macs}', 1e6),
+               table('event_operations', 1, 'the same by events: a spike of any size is one', 1e6),
                table('spikes_per_neuron', 2, 'spikes per neuron'),
                table('calibration_seconds', 1, 'calibration, seconds')]
     if choices := choices_table(rows):
         tables.append(choices)
     curves = {labels[method]: [(c, statistics.mean(s := [row[metric] for row in group]),
                         statistics.stdev(s) if len(s) > 1 else 0.,
-                        statistics.mean(row['synaptic_operations'] for row in group)) for c, group in cells.items()]
+                        *(statistics.mean(row[key] for row in group)
+                          for key in ('event_operations', 'synaptic_operations'))) for c, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}
     return '\n\n'.join(tables), curves, ann

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .model import NEURONS, NeuronModel, State
+from .model import NEURONS, NeuronModel, State, half
 from .rates import straight_through_floor
 from .thresholds import ActivationHistogram, positive
 
@@ -28,32 +28,42 @@ class Differential(NeuronModel):
         e = f(S(t)) - y(t-1);    s(t) = Q(e);    y(t) = y(t-1) + s(t)
 
     Q is the nearest of 0 and plus or minus h, 2 h, 4 h, ..., 2**(n-1) h (``uniform``: h, 2 h, 3 h, ..., n h), h being
-    the threshold: 2 n + 1 values a step, for any activation and either sign. Under a current that has settled e becomes
-    at most h / 2, after which nobody fires: y is f(S) rounded to multiples of h, whatever T is.
+    the threshold: 2 n + 1 values a step, for any activation and either sign. Nothing is sent while e is at most d h,
+    the dead zone: half of h rounds, a wider one saves spikes that would correct little. Under a current that has
+    settled e gets into it, after which nobody fires: y is f(S) to within d h, whatever T is.
 
     Attributes:
         sizes: n, how many sizes a spike can have.
         uniform: whether sizes are multiples of h instead of powers of two times h.
+        dead_zone: d, from 0.5 to 1.
     """
 
     sizes: int = 4
     uniform: bool = False
+    dead_zone: float = .5
 
     coding = 'differential'
-    options = ('sizes', 'uniform')
+    options = ('sizes', 'uniform', 'dead_zone')
 
     @classmethod
     def check(cls, pipeline) -> None:
         super().check(pipeline)
         if pipeline.sizes < 1:
             raise ValueError(f'sizes must be at least 1, not {pipeline.sizes}')
+        if not .5 <= pipeline.dead_zone <= 1:
+            raise ValueError(f'dead_zone must be from 0.5 to 1, not {pipeline.dead_zone}: below, neurons would never '
+                             'be silent; above, they would keep back more than they can send')
         if pipeline.threshold not in ('mmse', 'max'):
             raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
                              "choose 'mmse' or 'max'")
 
     @classmethod
+    def for_levels(cls, pipeline, levels: int) -> dict:
+        return dict(sizes=half(levels))
+
+    @classmethod
     def of(cls, pipeline, time_steps: int) -> 'Differential':
-        return cls(pipeline.sizes, pipeline.uniform)
+        return cls(pipeline.sizes, pipeline.uniform, pipeline.dead_zone)
 
     @property
     def lowest(self) -> int:
@@ -81,18 +91,32 @@ class Differential(NeuronModel):
         return spikes, (state[0] + spikes,)
 
     def nearest(self, difference: Tensor) -> Tensor:
-        """Q: the nearest size, in units of h, of a difference in units of h; zero up to one half."""
-        if self.uniform:
-            return torch.round(difference).clamp(-self.sizes, self.sizes)
+        """Q: the nearest size, in units of h, of a difference in units of h; zero up to the dead zone."""
         size = difference.abs()
-        found = torch.where(size > .5, 1., 0.)
+        if self.uniform:
+            found = torch.where(size > self.dead_zone, torch.round(difference), 0.)
+            return found.clamp(-self.sizes, self.sizes)
+        found = torch.where(size > self.dead_zone, 1., 0.)
         for power in range(1, self.sizes):  # half way between two sizes: 1.5, 3, 6, ...
             found = torch.where(size >= .75 * 2 ** power, 2. ** power, found)
         return torch.where(difference < 0, -found, found)
 
     def rate(self, current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float) -> Tensor:
         """What has been sent when nothing changes any more; ``current`` is the activation."""
-        return straight_through_floor(current / threshold + .5) * threshold
+        wanted = current / threshold
+        if self.dead_zone == .5:
+            return straight_through_floor(wanted + .5) * threshold
+        sent = self.settled(wanted.detach())
+        return (wanted + (sent - wanted).detach() if wanted.requires_grad else sent) * threshold
+
+    def settled(self, wanted: Tensor) -> Tensor:
+        """What has been sent in the end to meet a steady activation, both in units of h."""
+        # The largest spikes come first, as long as they are the nearest.
+        short = 0. if self.uniform or self.sizes == 1 else .25 * self.highest
+        sent = wanted.sign() * self.highest * torch.floor((wanted.abs() + short) / self.highest)
+        for _ in range(self.sizes):
+            sent = sent + self.nearest(wanted - sent)
+        return sent
 
     def thresholds(self, histogram: ActivationHistogram, pipeline, time_steps: int) -> Tensor:
         """The h under which activations are met best: the least squared error after two steps of a steady current.

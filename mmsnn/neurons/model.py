@@ -31,8 +31,8 @@ class NeuronModel:
 
     coding = 'rate'
     # Fields of a Pipeline that not every kind of neuron knows, and those that this one does.
-    special = ('reset', 'signed', 'max_spikes', 'max_rate', 'shift', 'potential', 'bias_per_step', 'rounding', 'sizes',
-               'uniform')
+    special = ('reset', 'signed', 'max_spikes', 'max_rate', 'clip', 'shift', 'potential', 'bias_per_step', 'rounding',
+               'sizes', 'uniform', 'dead_zone')
     options: ClassVar[tuple[str, ...]] = ('shift', 'potential', 'bias_per_step', 'rounding')
 
     @classmethod
@@ -49,9 +49,22 @@ class NeuronModel:
                 raise ValueError(f'{name}={value!r} has no effect on neurons of kind {pipeline.neuron!r}: omit it')
 
     @classmethod
+    def for_levels(cls, pipeline, levels: int) -> dict:
+        """The choices with which neurons can emit so many different values in one step, zero included.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        raise ValueError(f'levels has no effect on neurons of kind {pipeline.neuron!r}: omit it')
+
+    @classmethod
     def of(cls, pipeline, time_steps: int) -> 'NeuronModel':
         """The model that a :class:`mmsnn.Pipeline` describes, for T steps."""
         return cls()
+
+    def under(self, ceiling: float) -> 'NeuronModel':
+        """The same for activations of this largest value, infinite for ReLU."""
+        return self
 
     @property
     def lowest(self) -> int:
@@ -65,8 +78,13 @@ class NeuronModel:
 
     @property
     def peak(self) -> float:
-        """The largest mean output over time (differential coding: sum), in units of h."""
+        """The mean output over time (differential coding: sum) up to which thresholds are chosen, in units of h."""
         return 1.
+
+    @property
+    def bound(self) -> float:
+        """The largest mean output over time (differential coding: sum) that a neuron can have, in units of h."""
+        return self.peak
 
     @property
     def values(self) -> int:
@@ -126,6 +144,17 @@ class NeuronModel:
         chosen = [f'{field.name}={getattr(self, field.name)!r}' for field in fields(self)
                   if getattr(self, field.name) != field.default]
         return f'{type(self).__name__}({", ".join(chosen)})'
+
+
+def half(levels: int) -> int:
+    """How many sizes spikes of either sign have where neurons can emit so many values.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    if levels < 3 or levels % 2 == 0:
+        raise ValueError(f'spikes of either sign have 3, 5, 7 ... levels a step, not {levels}')
+    return levels // 2
 
 
 def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tensor | Sequence[Tensor], state: State,

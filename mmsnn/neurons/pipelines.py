@@ -50,8 +50,10 @@ class Pipeline:
         reset: of the membrane potential after a spike: ``'subtract'`` the threshold, or to ``'zero'``.
         signed: neurons take back spikes that they fired too early; see :class:`mmsnn.FiringRule`.
         max_spikes: the most spikes in one time step, or None for no bound.
-        max_rate: r, the most spikes per time step on average: thresholds are chosen for r T + 1 levels, and are as much
-            lower. A rate of 2 gives in T steps the precision, and costs about the spikes, of 2 T steps.
+        max_rate: r, the spikes per time step of the largest activations: thresholds are chosen for r T + 1 levels, and
+            are as much lower. A rate of 2 gives in T steps the precision, and costs about the spikes, of 2 T steps.
+        clip: whether neurons that count stop at r T spikes. Otherwise larger activations than those of the calibration
+            images are met as far as ``max_spikes`` and the ceiling of a ReLU6 allow.
         bias: calibrate the bias (section 4.4, LCP).
         bias_per_step: one bias for each time step instead of one for all [Wu et al., FTBC, ECCV 2024].
         potential: calibrate the initial potential (ACP): ``'channel'``, the spatial mean (appendix B.4), which serves
@@ -70,6 +72,7 @@ class Pipeline:
         sizes: n, how many sizes the spikes of differential neurons can have.
         uniform: whether these are multiples of the smallest instead of powers of two; see
             :class:`mmsnn.neurons.differential.Differential`.
+        dead_zone: what differences they do not send, in thresholds.
     """
 
     neuron: str = 'integrate-and-fire'
@@ -81,6 +84,7 @@ class Pipeline:
     signed: bool = False
     max_spikes: int | None = 1
     max_rate: int = 1
+    clip: bool = True
     bias: bool = False
     bias_per_step: bool = False
     potential: str | None = None
@@ -94,6 +98,7 @@ class Pipeline:
     seed: int = 0
     sizes: int = 4
     uniform: bool = False
+    dead_zone: float = .5
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -111,6 +116,9 @@ class Pipeline:
             raise ValueError(f'max_spikes must be None or at least 1, not {self.max_spikes}')
         if not 1 <= self.max_rate <= (self.max_spikes or self.max_rate):
             raise ValueError(f'max_rate must be from 1 to max_spikes ({self.max_spikes}), not {self.max_rate}')
+        if not self.clip and (self.max_spikes is None or self.max_spikes == self.max_rate):
+            raise ValueError(f'clip=False takes effect where max_spikes is a number above max_rate ({self.max_rate}), '
+                             f'not {self.max_spikes}')
         if self.reset == 'zero' and (self.signed or self.max_spikes != 1):
             raise ValueError("signed spikes and bursts need reset='subtract'")
         if self.iterations < 1 or self.rounds < 1 or not self.learning_rate > 0:
@@ -163,6 +171,8 @@ PIPELINES = {
     'differential': Pipeline(neuron='differential', bias=True),
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
+    # Several spikes a step and as many on average: a few steps of the ANN with activations quantised to 8 T + 1 levels.
+    'bursts': Pipeline(shift='potential', max_spikes=8, max_rate=8, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
     # Robust normalisation: outliers are clipped [Rueckauer et al. 2017].
@@ -177,20 +187,44 @@ PIPELINES = {
 }
 
 
-def make_pipeline(name: str, **options) -> Pipeline:
+def make_pipeline(name: str, levels: int | None = None, **options) -> Pipeline:
     """Return the named pipeline with some of its choices replaced.
+
+    Args:
+        name: in :data:`PIPELINES`.
+        levels: how many different values a neuron can emit in one step, zero included; sets what its kind of neuron
+            needs for it.
+        **options: other choices.
 
     Raises:
         ValueError: no such pipeline, option or value.
     """
     if name not in PIPELINES:
         raise ValueError(f'pipeline must be one of {list(PIPELINES)}, not {unknown(name, PIPELINES)}')
-    known = [field.name for field in fields(Pipeline)]
+    known = [*(field.name for field in fields(Pipeline)), 'levels']
     others = sorted(set(options) - set(known))
     if others:
         named = ', '.join(unknown(other, known) for other in others)
         raise ValueError(f'unknown calibration options: {named}; there are {known}')
+    if levels is not None:
+        check_type('levels', int, levels)
+        kind = replace(PIPELINES[name], **{key: options[key] for key in ('neuron', 'signed') if key in options})
+        implied = NEURONS[kind.neuron].for_levels(kind, levels)
+        if twice := sorted(set(implied) & set(options)):
+            raise ValueError(f'levels={levels} decides {" and ".join(twice)}: give one or the other')
+        options |= implied
     return replace(PIPELINES[name], **options)
+
+
+def usual_pipeline(time_steps: int, levels: int | None = None) -> str:
+    """The pipeline to take for T steps where none is named, for neurons with so many levels a step (default: 9).
+
+    Chosen on training images; docs/near_lossless.md has the numbers.
+    """
+    levels = 9 if levels is None else levels
+    if levels == 2:
+        return 'potential'
+    return 'bursts' if time_steps <= 2 or levels < 9 or levels % 2 == 0 else 'differential'
 
 
 def differences(name: str, pipeline: Pipeline) -> dict:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def firing_rate(current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float = 0.,
-                max_rate: int = 1) -> Tensor:
+                max_rate: float = 1) -> Tensor:
     """Mean output of an integrate-and-fire neuron over T steps of constant current [Eq. 10, 17 and 21]::
 
         h / T * clip(floor((T * z + v(0)) / h), 0, r T)

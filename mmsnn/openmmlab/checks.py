@@ -9,7 +9,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..mistakes import Mistake
-from ..neurons.pipelines import make_pipeline
+from ..neurons.pipelines import make_pipeline, usual_pipeline
 from ..simulation.network import SpikingNetwork
 
 RUNNING = ('progress', 'memory_budget')  # options of mmsnn.calibrate that cannot change its result
@@ -25,19 +25,24 @@ class CheckpointError(Mistake, RuntimeError):
     """A checkpoint is not one of the model that is to be tested or calibrated."""
 
 
-def check_choices(pipeline: str, options: dict) -> None:
-    """Check a pipeline's name and options.
+def check_choices(pipeline: str | None, options: dict) -> None:
+    """Check a pipeline's name and options; without a name, that there is any pipeline which knows these.
 
     Raises:
         ConfigError: no such pipeline, option or value.
     """
-    try:
-        make_pipeline(pipeline, **{key: value for key, value in options.items() if key not in RUNNING})
-    except ValueError as error:
-        raise ConfigError(f'CalibrationHook: {error}') from None
+    names = [pipeline] if pipeline else [usual_pipeline(steps, options.get('levels')) for steps in (1, 8)]
+    mistakes = []
+    for name in names:
+        try:
+            make_pipeline(name, **{key: value for key, value in options.items() if key not in RUNNING})
+        except ValueError as error:
+            mistakes.append(error)
+    if len(mistakes) == len(names):
+        raise ConfigError(f'CalibrationHook: {mistakes[-1]}') from None
 
 
-def check_settings(name: str, stored: dict, pipeline: str, options: dict) -> None:
+def check_settings(name: str, stored: dict, pipeline: str | None, options: dict) -> None:
     """Check that a checkpoint was calibrated with what the config asks for.
 
     Choices that change nothing beside the others do not count, such as a learning rate where no weights are calibrated.
@@ -45,12 +50,13 @@ def check_settings(name: str, stored: dict, pipeline: str, options: dict) -> Non
     Args:
         name: of the spiking part.
         stored: ``settings`` of the checkpoint's network.
-        pipeline: the config's.
+        pipeline: the config's, or None where it leaves the choice.
         options: the config's, of :class:`mmsnn.Pipeline`.
 
     Raises:
         CheckpointError: they differ; the message names each difference.
     """
+    pipeline = pipeline or stored['pipeline']
     if stored['pipeline'] != pipeline:
         raise CheckpointError(f"the checkpoint's {name} was calibrated with pipeline={stored['pipeline']!r}, "
                               f'the config asks for {pipeline!r}. Use the same, or test the ANN checkpoint.')

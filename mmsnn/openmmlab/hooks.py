@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..calibration.procedure import CalibrationReport
 from ..calibration.store import GIBI
 from ..distributed import own
-from ..neurons.pipelines import differences, make_pipeline
+from ..neurons.pipelines import differences, make_pipeline, usual_pipeline
 from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
@@ -50,7 +50,7 @@ class CalibrationHook(Hook):
         reports: what the last calibration did, for each spiking part of the model.
 
     Args:
-        pipeline: a name in :data:`mmsnn.PIPELINES`; see :func:`mmsnn.calibrate`.
+        pipeline: a name in :data:`mmsnn.PIPELINES`, or None for what is usual at this T; see :func:`mmsnn.calibrate`.
         num_images: how many training images.
         batch_size: images per calibration batch. With 1, the default, no image is padded to another's size.
         dataset: config of the data set to draw from; by default that of ``train_dataloader``.
@@ -62,8 +62,9 @@ class CalibrationHook(Hook):
 
     priority = 'VERY_LOW'
 
-    def __init__(self, pipeline: str = 'signed', num_images: int = 32, batch_size: int = 1, dataset: dict | None = None,
-                 images: str | None = None, seed: int = 0, memory_gb: float = 8., **options) -> None:
+    def __init__(self, pipeline: str | None = None, num_images: int = 32, batch_size: int = 1,
+                 dataset: dict | None = None, images: str | None = None, seed: int = 0, memory_gb: float = 8.,
+                 **options) -> None:
         if num_images < 1 or batch_size < 1:
             raise ValueError(f'num_images and batch_size must be at least 1, not {num_images} and {batch_size}')
         self.pipeline = pipeline
@@ -81,7 +82,8 @@ class CalibrationHook(Hook):
     def before_run(self, runner: Runner) -> None:
         for name, part in find_parts(unwrapped(runner.model)).items():
             runner.logger.info(f'mmsnn: {name} ({type(part.ann).__name__}, {len(part.snn.neurons)} layers of neurons) '
-                               f'spikes for T = {part.snn.time_steps} steps; {self.plan(runner.cfg)}')
+                               f'spikes for T = {part.snn.time_steps} steps; '
+                               f'{self.plan(runner.cfg, part.snn.time_steps)}')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = unwrapped(runner.model)
@@ -115,14 +117,19 @@ class CalibrationHook(Hook):
     def after_test(self, runner: Runner) -> None:
         self._logging.close()
 
-    def method(self) -> str:
-        """The pipeline by name, and how its choices differ from that pipeline's own."""
-        changed = differences(self.pipeline, make_pipeline(self.pipeline, **self.choices()))
-        return f'pipeline {self.pipeline!r}' + ''.join(f', {key}={value!r}' for key, value in changed.items())
+    def named(self, time_steps: int) -> str:
+        """The pipeline for T steps."""
+        return self.pipeline or usual_pipeline(time_steps, self.options.get('levels'))
 
-    def plan(self, cfg: Config) -> str:
+    def method(self, time_steps: int) -> str:
+        """The pipeline by name for T steps, and how its choices differ from that pipeline's own."""
+        name = self.named(time_steps)
+        changed = differences(name, make_pipeline(name, **self.choices()))
+        return f'pipeline {name!r}' + ''.join(f', {key}={value!r}' for key, value in changed.items())
+
+    def plan(self, cfg: Config, time_steps: int) -> str:
         """What the hook will do where the checkpoint is not calibrated."""
-        return f'{self.method()}; calibration images: {self.num_images} of {self.source(cfg)}'
+        return f'{self.method(time_steps)}; calibration images: {self.num_images} of {self.source(cfg)}'
 
     def choices(self) -> dict:
         """What the options say about the calibration itself, seed included."""
@@ -172,7 +179,7 @@ class CalibrationHook(Hook):
         """Calibrate the given spiking parts of a model; ``options`` are those of :func:`mmsnn.calibrate`."""
         options = dict(seed=self.seed, progress=is_main_process(), memory_budget=int(self.memory_gb * GIBI)) | options
         for name, part in parts.items():
-            logger.info(f'calibrating {name}: {self.method()}, T = {part.snn.time_steps}, '
+            logger.info(f'calibrating {name}: {self.method(part.snn.time_steps)}, T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
             self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
             logger.info(f'{name}, calibrated:\n{self.reports[name]}')

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..calibration.procedure import CalibrationReport
 from ..neurons.layer import IFNeuron
 from ..neurons.model import NEURONS
-from ..neurons.pipelines import make_pipeline
+from ..neurons.pipelines import make_pipeline, usual_pipeline
 from ..simulation.network import SpikingNetwork
 from .wrapper import SpikingWrapper
 
@@ -79,7 +79,8 @@ class RoIPart(SpikingPart):
     def forward(self, x: Tensor) -> Any:
         return self.simulate(x)
 
-    def calibrate(self, batches: Iterable[Tensor], pipeline: str, **options) -> CalibrationReport:
+    def calibrate(self, batches: Iterable[Tensor], pipeline: str | None = None, **options) -> CalibrationReport:
+        pipeline = pipeline or usual_pipeline(self.snn.time_steps, options.get('levels'))
         neuron = options.get('neuron') or make_pipeline(pipeline).neuron
         if NEURONS[neuron].coding == 'differential':
             send_input(self.snn)

@@ -1,7 +1,8 @@
 """What a command finds out before it builds a model: wrong choices, and a spiking checkpoint for an ANN's config."""
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from zipfile import is_zipfile
 
 import torch
@@ -46,7 +47,7 @@ def check_command(config: str, cfg: Config, checkpoint: str | None) -> None:
             raise ConfigError(f"config '{config}': {error}") from error
         if checkpoint is not None and os.environ.get('RANK', '0') == '0':
             # Before all that OpenMMLab has to say, of itself and of the machine.
-            print('\n'.join(announcement(cfg.model, hook.plan(cfg))), flush=True)
+            print('\n'.join(announcement(cfg.model, partial(hook.plan, cfg))), flush=True)
     if checkpoint is None or '://' in checkpoint or spikes(cfg.get('model')):
         return
     allow_harmless()
@@ -58,15 +59,22 @@ def check_command(config: str, cfg: Config, checkpoint: str | None) -> None:
             'ANN: test it with the config that it was calibrated with')
 
 
-def announcement(model: object, plan: str) -> list[str]:
-    """A line for each spiking part of a model config, with what the hook will do."""
+def announcement(model: object, plan: Callable[[int], str]) -> list[str]:
+    """A line for each spiking part of a model config, with what the hook will do for its T."""
+    return [f'mmsnn: {kind} spikes for T = {time_steps} steps; {plan(time_steps)}'
+            for kind, time_steps in spiking_models(model)]
+
+
+def spiking_models(model: object) -> Iterator[tuple[str, int]]:
+    """What spikes in a model config: the type of its ANN, and T."""
     if isinstance(model, dict):
         inner = model.get(WRAPPED.get(model.get('type', ''), ''))
         if inner is not None:
-            kind = inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__
-            return [f'mmsnn: {kind} spikes for T = {model["time_steps"]} steps; {plan}']
-        return [line for value in model.values() for line in announcement(value, plan)]
-    return [line for value in model for line in announcement(value, plan)] if isinstance(model, (list, tuple)) else []
+            yield inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__, model['time_steps']
+            return
+        model = list(model.values())
+    for value in model if isinstance(model, (list, tuple)) else ():
+        yield from spiking_models(value)
 
 
 def spikes(model: object) -> bool:

@@ -73,7 +73,7 @@ class SpikingWrapper(BaseModule):
         """What this part receives when the model that it is a part of sees these images."""
         return images
 
-    def calibrate(self, batches: Iterable[Tensor], pipeline: str, **options) -> CalibrationReport:
+    def calibrate(self, batches: Iterable[Tensor], pipeline: str | None = None, **options) -> CalibrationReport:
         """Calibrate on preprocessed images; see :func:`mmsnn.calibrate`."""
         return calibrate(self.snn, batches, pipeline, **options)
 

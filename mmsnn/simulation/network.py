@@ -251,7 +251,8 @@ class SpikingNetwork(nn.Module):
             check_coding(self, rule.rule(self.time_steps).coding)
             self._check_fits(state_dict, prefix)
             for neuron in self.neurons.values():
-                neuron.rule, neuron.time_steps = rule.rule(self.time_steps), self.time_steps
+                neuron.rule = rule.rule(self.time_steps).under(neuron.ceiling)
+                neuron.time_steps = self.time_steps
         if stored is not None:
             self._settings = stored.new_empty(stored.shape, device=self._settings.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
