@@ -1,10 +1,13 @@
-"""Theorem 4.1: on random networks and data, where its published form does not hold, and its three kinds of errors."""
+"""Theorem 4.1 on random networks and data, its three kinds of errors, and how differential coding comes to rest."""
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import mmsnn
 from mmsnn.analysis.theory import error_sources
+from mmsnn.neurons.model import per_channel
 
 from networks import Functional, Residual, randomise_norms
 
@@ -159,3 +162,48 @@ def test_what_cannot_be_analysed_is_refused():
         error_sources(mmsnn.convert(ann, 4), x)
     with pytest.raises(ValueError, match="'advanced' has calibrated the weights"):
         error_sources(spiking(ann, x, 4, 'advanced', iterations=1), x)
+
+
+def settled_bound(snn, like):
+    """How far outputs can be from the ANN's when each layer is within its dead zone; see docs/theory.md."""
+    bounds = copy.deepcopy(snn.network)
+    for module in bounds.modules():
+        for name in ('weight', 'bias', 'running_mean'):
+            value = getattr(module, name, None)
+            if not isinstance(module, mmsnn.IFNeuron) and value is not None:
+                value.data = value.data.abs() if name == 'weight' else torch.zeros_like(value)
+    for neuron in [module for module in bounds.modules() if isinstance(module, mmsnn.IFNeuron)]:
+        neuron.register_forward_hook(lambda neuron, inputs, _output: inputs[0] + per_channel(
+            neuron.bias.abs() + neuron.rule.dead_zone * neuron.threshold, inputs[0]))
+    with torch.no_grad():
+        return bounds(torch.zeros_like(like))
+
+
+@pytest.mark.parametrize('options', [dict(sizes=1), dict(sizes=4), dict(sizes=4, dead_zone=.8),
+                                     dict(sizes=3, uniform=True)], ids=str)
+def test_differential_coding_comes_to_rest_within_the_bound(options):
+    for seed in range(4):
+        torch.manual_seed(seed)
+        ann, x = chain(6, 8, 8, 8, 3).eval(), torch.randn(4, 6)
+        snn = spiking(ann, x, 60, 'differential', **options)
+        at_rest, before = (snn.anytime([steps], x)[steps] for steps in (60, 40))
+        assert torch.equal(at_rest, before), 'nobody fires any more'
+        with torch.no_grad():
+            error, bound = (at_rest - ann(x)).abs(), settled_bound(snn, x)
+        assert (error <= bound + 1e-5).all() and error.max() > 0
+        if options.get('dead_zone', .5) == .5:  # otherwise where a neuron rests depends on how it came there
+            torch.testing.assert_close(at_rest, snn.quantised(x), rtol=1e-4, atol=1e-4)
+
+
+def test_differential_coding_comes_three_times_nearer_with_each_step():
+    """What a neuron has still to send, under a steady current that one step can reach."""
+    rule, h = mmsnn.PIPELINES['differential'].rule(8), torch.tensor([.1])
+    wanted = torch.linspace(-1.5, 1.5, 3001) * rule.highest * h
+    state = rule.start(torch.zeros_like(wanted), 8)
+    left = wanted.abs()
+    for step in range(1, 6):
+        _, state = rule.step(wanted, torch.zeros(()), state, h, 8)
+        limit = (wanted.abs() / 3 ** step).clamp(min=rule.dead_zone * float(h))
+        left = (wanted - state[0]).abs()
+        assert (left <= limit + 1e-6).all()
+    assert left.max() <= rule.dead_zone * h + 1e-6
