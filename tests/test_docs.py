@@ -120,6 +120,7 @@ def test_figures_are_drawn_and_show_what_the_page_says(tmp_path, monkeypatch):
     import figures
     assert figures.neuron_figure(tmp_path / 'neuron.png') == (3, 1)  # spikes of the plain neuron, of the signed one
     figures.rate_figure(tmp_path / 'rate.png')
+    assert figures.changes_figure(tmp_path / 'changes.png') == [4, 1, 0, 0, -1, 0, 0]
     for name in ('neuron.png', 'rate.png'):
         assert (tmp_path / name).stat().st_size > 10_000 and (DOCS / 'images' / name).is_file()
 
