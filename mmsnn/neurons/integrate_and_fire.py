@@ -103,20 +103,30 @@ class FiringRule(NeuronModel):
 
     def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
              time_steps: int) -> tuple[Tensor, State]:
+        return self._step(current, bias, state, threshold, time_steps, None, (None,) * len(state))
+
+    def step_in_place(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor, time_steps: int,
+                      spikes: Tensor) -> None:
+        self._step(current, bias, state, threshold, time_steps, spikes, state)
+
+    def _step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor, time_steps: int,
+              out: Tensor | None, after: Sequence[Tensor | None]) -> tuple[Tensor, State]:
+        """One step; spikes are written to ``out``, the state to ``after``, or to new tensors where these are None."""
         # What has been computed here is changed in place: large temporaries cost more than the arithmetic.
-        potential = (state[0] + current).add_(bias)
+        potential = torch.add(state[0], current, out=after[0]).add_(bias)
         if self.counts:
-            count = state[1]
-            total = torch.div(potential, threshold).floor_().clamp_(self.lowest, self.max_spikes)
-            total = total.add_(count).clamp_(0, self.bound * time_steps)
+            total = torch.div(potential, threshold, out=out).floor_().clamp_(self.lowest, self.max_spikes)
+            total = total.add_(state[1]).clamp_(0, self.bound * time_steps)
             if self.ceiling < math.inf:
-                total = torch.minimum(total, self.most(threshold, time_steps))
-            spikes = (total - count).mul_(threshold)
-            return spikes, (potential.sub_(spikes), total)
+                total = torch.minimum(total, self.most(threshold, time_steps), out=out)
+            number = total.sub_(state[1])
+            count = torch.add(state[1], number, out=after[1])
+            spikes = number.mul_(threshold)
+            return spikes, (potential.sub_(spikes), count)
         if self.max_spikes > 1:
-            spikes = torch.div(potential, threshold).floor_().clamp_(0, self.max_spikes).mul_(threshold)
+            spikes = torch.div(potential, threshold, out=out).floor_().clamp_(0, self.max_spikes).mul_(threshold)
             return spikes, (potential.sub_(spikes),)
-        spikes = torch.where(potential >= threshold, threshold, 0.)
+        spikes = torch.mul(torch.ge(potential, threshold, out=out), threshold, out=out)
         if self.reset == 'zero':
             return spikes, (potential.masked_fill_(spikes > 0, 0.),)
         return spikes, (potential.sub_(spikes),)

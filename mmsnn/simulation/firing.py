@@ -1,5 +1,5 @@
 """A layer of neurons within a chunk of time steps."""
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ class Firing(nn.Module):
         varies: whether its current does, in time.
         dtype: of the spikes; thresholds are rounded to it. None leaves both as they are.
         record: whether to count events and spikes.
-        tiled: whether to let some channels after the other take all their steps, and to change the state in place:
-            what is computed on the way then stays in the processor's cache. A compiler does better by itself.
+        tiled: whether to change the state in place and, in large layers, let some channels after the other take all
+            their steps: what is computed on the way then stays in the processor's cache. A compiler does better by
+            itself.
     """
 
     threshold: Tensor
@@ -54,7 +55,7 @@ class Firing(nn.Module):
             per_channel(each, potential, self.axis) for each in bias]
         state: State = (potential, *(value.to(potential.dtype) for value in others))
         threshold = per_channel(self.threshold, potential, self.axis)
-        if self.tiled and self.axis == 1 and potential.ndim > 1 and potential.numel() > TILE:
+        if self.tiled:
             return self._in_tiles(currents, constant, state, threshold)
         handed_on, state, counts = self._advance(currents, constant, state, threshold)
         if self.dtype is not None:
@@ -73,27 +74,36 @@ class Firing(nn.Module):
 
     def _in_tiles(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
                   threshold: Tensor) -> tuple[Tensor, ...]:
-        potential, counts = state[0], []
-        channels = potential.shape[1]
-        width = max(1, TILE * channels // potential.numel())
+        potential, counts, differential = state[0], [], self.model.coding == 'differential'
         result = potential.new_empty(self.steps, *potential.shape)
-        for start in range(0, channels, width):
-            tile = slice(start, start + width)
-
-            def cut(value: Tensor, tile: slice = tile) -> Tensor:
-                if value.ndim == potential.ndim:  # a map; otherwise one value for each channel, or for all
-                    return value[:, tile]
-                return value[tile] if value.shape[0] == channels else value
-
-            handed_on, after, counted = self._advance(
-                [cut(current).to(potential.dtype) for current in currents],
-                cut(constant) if isinstance(constant, Tensor) else [cut(value) for value in constant],
-                tuple(cut(value) for value in state), cut(threshold))
-            for value, target in zip((*handed_on, *after), (*result, *state)):
-                target[:, tile] = value
-            counts += counted
+        for cut in self._tiles(potential):
+            states, height = tuple(cut(value) for value in state), cut(threshold)
+            for number, (current, target) in enumerate(zip(currents, result)):
+                bias = cut(constant if isinstance(constant, Tensor) else constant[number])
+                current, spikes = cut(current).to(potential.dtype), cut(target)
+                if differential:
+                    current = activate(current + bias, self.ceiling, self.activation)
+                self.model.step_in_place(current, bias, states, height, self.time_steps, spikes)
+                if self.record:
+                    counts.append(count_spikes(spikes, height))
+                if differential:
+                    spikes.copy_(states[0])
         totals = [torch.stack(counts).sum(0)] if self.record else []
         return (result if self.steps > 1 else result[0], *state, *totals)
+
+    def _tiles(self, like: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+        """For each tile of a layer, what cuts its part out of a map, (N, C, ...), or of one value for each channel."""
+        if self.axis != 1 or like.ndim < 2 or like.numel() <= TILE:
+            yield lambda value: value
+            return
+        channels = like.shape[1]
+        width = max(1, TILE * channels // like.numel())
+        for start in range(0, channels, width):
+            def cut(value: Tensor, tile: slice = slice(start, start + width)) -> Tensor:
+                if value.ndim == like.ndim:
+                    return value[:, tile]
+                return value[tile] if value.shape[0] == channels else value  # one for all channels
+            yield cut
 
 
 def join(values: list[Tensor]) -> Tensor:
