@@ -405,13 +405,14 @@ def test_a_higher_rate_has_the_levels_of_more_time_steps():
             calibrated(net, data, 'none', **wrong)
 
 
-def test_default_is_the_signed_pipeline():
+def test_default_is_the_usual_pipeline():
     data, net = batches(), network()
     snn = mmsnn.convert(net, T)
     mmsnn.calibrate(snn, data, progress=False)
-    expected, _ = calibrated(net, data, 'signed')
+    expected, _ = calibrated(net, data, 'differential')
     assert torch.equal(snn(data[0]), expected(data[0])) and snn.settings == expected.settings
-    assert mmsnn.CalibrationHook().pipeline == 'signed'
+    assert mmsnn.CalibrationHook().named(T) == 'differential' and mmsnn.CalibrationHook('light').named(T) == 'light'
+    assert mmsnn.CalibrationHook(levels=5).named(T) == 'bursts'
 
 
 def test_running_means_of_one_simulation():
@@ -471,12 +472,12 @@ def test_gradient_descent_may_move_bias_and_threshold_too():
 
 @pytest.mark.parametrize('time_steps, levels, expected', [
     (1, None, 'bursts'), (2, 9, 'bursts'), (3, None, 'differential'), (8, 13, 'differential'), (8, 5, 'bursts'),
-    (8, 3, 'bursts'), (8, 16, 'bursts'), (8, 2, 'potential')])
+    (8, 3, 'signed'), (8, 16, 'bursts'), (8, 2, 'potential')])
 def test_levels_are_the_one_choice_that_is_needed(time_steps, levels, expected):
     snn = mmsnn.convert(three_layers(), time_steps)
     mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], progress=False, **({} if levels is None else dict(levels=levels)))
     assert snn.settings['pipeline'] == expected
-    assert {neuron.rule.values for neuron in snn.neurons.values()} == {levels or 9}
+    assert {neuron.rule.values for neuron in snn.neurons.values()} == {levels or 13}
 
 
 def test_levels_that_cannot_be():

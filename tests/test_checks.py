@@ -69,7 +69,9 @@ CFG = Config(dict(train_dataloader=dict(dataset=dict(type='CocoDataset', data_ro
     (dict(threshold='mse'), r"threshold must be one of .*not 'mse' \(did you mean 'mmse'\?\)"),
     (dict(weights='False'), "weights must be of type bool, not 'False'"),
     (dict(max_rate='2'), "max_rate must be of type int, not '2'"),
-    (dict(max_rate=5), r'max_rate must be from 1 to max_spikes \(4\), not 5'),
+    (dict(pipeline='signed', max_rate=5), r'max_rate must be from 1 to max_spikes \(4\), not 5'),
+    (dict(sizes=2, signed=True), 'signed=True has no effect on neurons of kind'),
+    (dict(levels=1), 'at least 2 levels a step'),
     (dict(learning_rate='fast'), "learning_rate must be of type float, not 'fast'"),
     (dict(momentum=1), 'momentum must be from 0 to 1'),
 ])
@@ -81,6 +83,8 @@ def test_choices_are_checked_when_the_hook_is_built(options, message):
 
 def test_choices_that_exist_are_accepted():
     mmsnn.CalibrationHook('signed', max_spikes=None, tune=['bias'], learning_rate=1, progress=False)
+    for options in (dict(levels=9), dict(sizes=6), dict(max_spikes=8, max_rate=8)):  # of what is usual at some T
+        mmsnn.CalibrationHook(**options)
 
 
 def check(config, checkpoint=None, *options):
@@ -106,8 +110,8 @@ def test_commands_start_with_what_mmsnn_does(tmp_path, monkeypatch, capsys):
                       "backbone=dict(type='ResNet')))\n"
                       "train_dataloader = dict(dataset=dict(type='CocoDataset', ann_file='train.json'))\n"
                       "custom_hooks = [dict(type='mmsnn.CalibrationHook', num_images=9)]\n")
-    check(config, 'x.pth', '--cfg-options', 'custom_hooks.0.max_rate=1')
-    assert capsys.readouterr().out == ("mmsnn: ResNet spikes for T = 4 steps; pipeline 'signed', max_rate=1; "
+    check(config, 'x.pth', '--cfg-options', 'custom_hooks.0.levels=9')
+    assert capsys.readouterr().out == ("mmsnn: ResNet spikes for T = 4 steps; pipeline 'differential', sizes=4; "
                                        "calibration images: 9 of CocoDataset train.json\n")
     monkeypatch.setenv('RANK', '1')
     check(config, 'x.pth')

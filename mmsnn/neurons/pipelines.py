@@ -168,11 +168,11 @@ PIPELINES = {
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
     # Neurons that send changes, as spikes of a few sizes; nothing depends on T.
-    'differential': Pipeline(neuron='differential', bias=True),
+    'differential': Pipeline(neuron='differential', sizes=6, bias=True),
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
-    # Several spikes a step and as many on average: a few steps of the ANN with activations quantised to 8 T + 1 levels.
-    'bursts': Pipeline(shift='potential', max_spikes=8, max_rate=8, potential='channel'),
+    # Several spikes a step and as many on average: a few steps of the ANN with activations quantised to 12 T + 1 levels.
+    'bursts': Pipeline(shift='potential', max_spikes=12, max_rate=12, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),
     # Robust normalisation: outliers are clipped [Rueckauer et al. 2017].
@@ -217,14 +217,14 @@ def make_pipeline(name: str, levels: int | None = None, **options) -> Pipeline:
 
 
 def usual_pipeline(time_steps: int, levels: int | None = None) -> str:
-    """The pipeline to take for T steps where none is named, for neurons with so many levels a step (default: 9).
+    """The pipeline to take for T steps where none is named, for neurons with so many levels a step (default: 13).
 
     Chosen on training images; docs/near_lossless.md has the numbers.
     """
-    levels = 9 if levels is None else levels
-    if levels == 2:
-        return 'potential'
-    return 'bursts' if time_steps <= 2 or levels < 9 or levels % 2 == 0 else 'differential'
+    if levels in (2, 3):
+        return {2: 'potential', 3: 'signed'}[levels]
+    few = levels is not None and (levels < 9 or levels % 2 == 0)
+    return 'bursts' if few or time_steps <= 2 else 'differential'
 
 
 def differences(name: str, pipeline: Pipeline) -> dict:
