@@ -47,8 +47,8 @@ setup(
         'openmmlab': ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain', 'timm'],
         'demo': ['scikit-learn', 'matplotlib', 'jinja2'],
         'export': ['nir>=1.0.8', 'onnx', 'onnxscript'],
-        'docs': ['mkdocs-material>=9.6,<10', 'mkdocstrings[python]>=1,<2'],
-        'dev': ['pytest', 'pytest-xdist', 'pytest-cov', 'nox', 'hypothesis', 'ruff', 'mypy', 'nbclient', 'ipykernel', 'tensorboard',
-                'onnxruntime', 'spikingjelly[nir]>=2.0'],
+        'docs': ['mkdocs-material>=9.6,<10', 'mkdocstrings[python]>=1,<2', 'black'],
+        'dev': ['pytest', 'pytest-xdist', 'pytest-cov', 'nox', 'hypothesis', 'ruff', 'mypy', 'nbclient', 'ipykernel',
+                'tensorboard', 'onnxruntime', 'spikingjelly[nir]>=2.0'],
     },
 )
