@@ -37,7 +37,7 @@ def test_site_builds_without_a_warning(tmp_path):
     api = (tmp_path / 'site' / 'api.html').read_text()
     missing = [name for name in mmsnn.__all__ if name != '__version__' and f'id="mmsnn.{name}"' not in api]
     assert not missing, f'docs/api.md names all of mmsnn but {missing}'
-    left = re.findall(r':(?:class|func|data|meth):|\w::<', api)
+    left = re.findall(r':(?:class|func|data|meth|mod|attr):|\w::<', api)
     assert not left, f'reStructuredText in the Python API: {left}'
 
 
@@ -47,6 +47,8 @@ def test_docstrings_as_markdown(monkeypatch):
     from _docstrings import to_markdown
     assert to_markdown('Counts::\n\nwith a:\n    b', 'm') == 'Counts:\n\n    with a:\n        b'
     assert to_markdown('Is::\n\n    x = 1\n\nSee.', 'm') == 'Is:\n\n    x = 1\n\nSee.'
+    assert to_markdown('Does.\n\nReturns:\n    One: two.\n    Three.\n\nRaises:\n    ValueError: no.', 'm') == (
+        'Does.\n\n**Returns:**\n\nOne: two.\nThree.\n\nRaises:\n    ValueError: no.')
     assert to_markdown('of :class:`Cost`, :func:`mmsnn.convert`', 'mmsnn.analysis.cost') == (
         'of <autoref identifier="mmsnn.analysis.cost.Cost" optional><code>Cost</code></autoref>, '
         '<autoref identifier="mmsnn.convert" optional><code>mmsnn.convert</code></autoref>')

@@ -1,11 +1,15 @@
-"""Draw the figures of docs/how_it_works.md with the package's own neurons: ``python tools/figures.py``."""
+"""Draw the figures of docs/how_it_works.md with the package's own neurons, and that of docs/index.md from a table.
+
+    python tools/figures.py
+"""
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import torch
+from _home import home_figure
 
 from mmsnn import FiringRule, clip_floor, clip_round, integrate_and_burst, integrate_and_fire
 from mmsnn.analysis.plots import pyplot
@@ -70,6 +74,7 @@ def rate_figure(path: Path, time_steps: int = 4) -> None:
 
 def main() -> None:
     images = ROOT / 'docs' / 'images'
+    home_figure(images / 'home.png')
     neuron_figure(images / 'neuron.png')
     rate_figure(images / 'rate.png')
 
