@@ -37,6 +37,10 @@ def test_site_builds_without_a_warning(tmp_path):
     api = (tmp_path / 'site' / 'api.html').read_text()
     missing = [name for name in mmsnn.__all__ if name != '__version__' and f'id="mmsnn.{name}"' not in api]
     assert not missing, f'docs/api.md names all of mmsnn but {missing}'
+    for page in (tmp_path / 'site').glob('*.html'):
+        foreign = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', page.read_text())
+        assert not [address for address in foreign if 'rel="canonical"' not in address], f'{page.name} loads {foreign}'
+    assert (tmp_path / 'site' / 'javascripts' / 'iframe-worker.js').is_file(), 'search from disk needs it'
     left = re.findall(r':(?:class|func|data|meth|mod|attr):|\w::<', api)
     assert not left, f'reStructuredText in the Python API: {left}'
 
