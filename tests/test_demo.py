@@ -140,10 +140,10 @@ def test_table_by_hand():
             dict(detector='RetinaNet', pipeline='none', time_steps=4, bbox_mAP=.2, levels=2, **costs),
             dict(detector='RetinaNet', pipeline='whole-differential', time_steps=3, bbox_mAP=.8, levels=13, **costs)]
     assert table(rows).splitlines()[2:] == [
-        '| **RetinaNet** | ANN | – | 0.800 | 100 % | 5 | 5 | 1 | 1 | – | – |',
-        '| | Baseline (`none`) | 4 | 0.200 | 25.0 % | 2 | 3 | 0.25 | 0.50 | 2 | yes |',
-        '| | Signed bursts (`signed`) | 8 | 0.600 | 75.0 % | 2 | 3 | 0.25 | 0.50 | 9 | no |',
-        '| | `whole-differential` | 3 | 0.800 | 100.0 % | 2 | 3 | 0.25 | 0.50 | 13 | no |']
+        '| **RetinaNet** | ANN | – | 0.800 | 100% | 5 | 5 | 1 | 1 | – | – |',
+        '| | Baseline (`none`) | 4 | 0.200 | 25.0% | 2 | 3 | 0.25 | 0.50 | 2 | yes |',
+        '| | Signed bursts (`signed`) | 8 | 0.600 | 75.0% | 2 | 3 | 0.25 | 0.50 | 9 | no |',
+        '| | `whole-differential` | 3 | 0.800 | 100.0% | 2 | 3 | 0.25 | 0.50 | 13 | no |']
 
 
 def test_rows_without_costs_are_computed_again(demo, shown):

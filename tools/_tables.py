@@ -3,14 +3,16 @@
 Times (docs/speed.md, docs/reproduce.md) are not among them: no two machines have the same. Nor is what was made on a
 GPU (docs/paper_networks.md), or by a program that stands on its page (docs/theory.md).
 """
+import json
+from pathlib import Path
+
 from mmsnn.experiments.demo import METHODS, WEIGHTS, WHOLE
 from mmsnn.experiments.recompute import Table, markdown, printed, stored, transposed
 
 DIGITS = 'configs/digits/{0}_r50-thin_fpn{1}_digits.py checkpoints/{0}_r50-thin_fpn_digits.pth'
 CIFAR = 'data/cifar10', 'work_dirs/resnet20_cifar10.pth'
 RESNET = 'configs/resnet_cifar/resnet20_snn-{}_cifar10{}.py work_dirs/resnet20_cifar10.pth'
-SHORT = ' 8', ' 16', '–'  # values of T of the README's table
-MOPS = 'synaptic operations'
+MOPS, LIGHT = 'synaptic operations', 'retinanet_r50-thin_fpn_snn-light_digits'
 
 
 def sweep(model: str, folder: str, arguments: str) -> str:
@@ -43,9 +45,24 @@ def by_detector(row: dict) -> dict:
     return {(name, f'T = {row["time_steps"]}' if row['time_steps'] else 'ANN'): f'{row["bbox_mAP"]:.3f}'}
 
 
+def reported(folder: Path) -> dict:
+    """The table of docs/report.md."""
+    cells = {}
+    for row in json.loads(Path(f'work_dirs/report/{LIGHT}/report.json').read_text())['rows']:
+        name, last = f'`{row["pipeline"]}`', row.get('layers', [{}])[-1]
+        if row['time_steps'] == 8:
+            cells |= {(name, 'mAP'): row['coco/bbox_mAP'], (name, 'agreement, mAP'): row['agreement/bbox_mAP'],
+                      (name, 'before'): last['before']['median'], (name, 'after'): last['after']['median'],
+                      (name, 'energy'): row['spike/energy_ratio']}
+    return {cell: f'{value:.4f}' for cell, value in cells.items()}
+
+
 TABLES = [
+    Table('docs/report.md', 'pipeline | mAP', (
+        f'python tools/report.py {DIGITS.format("retinanet", "_snn-light")} --pipelines none light signed --time-steps '
+        '4 8 16 --test-images 20',), reported, minutes=4),
     Table('README.md', 'Detector | Method', ('python tools/demo.py --time-steps 8 16',),
-          markdown('work_dirs/demo/table.md', only=lambda row: row.endswith(SHORT)), minutes=60),
+          markdown('work_dirs/demo/table.md', only=lambda row: row.endswith((' 8', ' 16', '–'))), minutes=60),
     Table('docs/results.md', 'Detector | Method', ('python tools/demo.py',), markdown('work_dirs/demo/table.md'),
           minutes=240, under='Digits'),
     Table('docs/results.md', 'Detector | Method', (

@@ -185,14 +185,14 @@ def table(rows: list[dict]) -> str:
         if ann is None:
             continue
         macs = f'{(own[0]["ann_macs"] + own[0]["other_macs"]) / 1e6:.0f}' if own else '–'
-        lines.append(f'| **{detector}** | ANN | – | {ann["bbox_mAP"]:.3f} | 100 % | {macs} | {macs} | 1 | 1 | – | – |')
+        lines.append(f'| **{detector}** | ANN | – | {ann["bbox_mAP"]:.3f} | 100% | {macs} | {macs} | 1 | 1 | – | – |')
         for row in own:
             named = METHODS.get(row['pipeline'])
             name = f'{named} (`{row["pipeline"].split(",")[0]}`)' if named else f'`{row["pipeline"]}`'
             operations = ' | '.join(f'{row[key] / 1e6:.0f}' for key in COSTS[:2])
             energies = ' | '.join(f'{row[key]:.2f}' for key in COSTS[2:4])
             share = row['bbox_mAP'] / max(ann['bbox_mAP'], 1e-9)
-            lines.append(f'| | {name} | {row["time_steps"]} | {row["bbox_mAP"]:.3f} | {100 * share:.1f} % | '
+            lines.append(f'| | {name} | {row["time_steps"]} | {row["bbox_mAP"]:.3f} | {share:.1%} | '
                          f'{operations} | {energies} | {row["levels"]} | {"yes" if row["levels"] == 2 else "no"} |')
     return '\n'.join(lines)
 
