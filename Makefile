@@ -13,7 +13,7 @@ test: env
 	$(PYTHON_VENV) -m pytest tests -n auto --maxprocesses 4 --dist worksteal
 
 docs: env
-	NO_MKDOCS_2_WARNING=1 $(PYTHON_VENV) -m mkdocs build --strict
+	MMSNN_URL=$$($(PYTHON_VENV) tools/_readme.py) NO_MKDOCS_2_WARNING=1 $(PYTHON_VENV) -m mkdocs build --strict
 
 env:
 	@bash tools/setup_env.sh

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import mmsnn
+from mmsnn.experiments.recompute import cells_of, markdown_tables
 from mmsnn.neurons.model import NEURONS
 from mmsnn.neurons.thresholds import RULES
 
@@ -37,7 +38,11 @@ def test_site_builds_without_a_warning(tmp_path):
     api = (tmp_path / 'site' / 'api.html').read_text()
     missing = [name for name in mmsnn.__all__ if name != '__version__' and f'id="mmsnn.{name}"' not in api]
     assert not missing, f'docs/api.md names all of mmsnn but {missing}'
-    left = re.findall(r':(?:class|func|data|meth):|\w::<', api)
+    for page in (tmp_path / 'site').glob('*.html'):
+        foreign = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', page.read_text())
+        assert not [address for address in foreign if 'rel="canonical"' not in address], f'{page.name} loads {foreign}'
+    assert (tmp_path / 'site' / 'javascripts' / 'iframe-worker.js').is_file(), 'search from disk needs it'
+    left = re.findall(r':(?:class|func|data|meth|mod|attr):|\w::<', api)
     assert not left, f'reStructuredText in the Python API: {left}'
 
 
@@ -47,9 +52,66 @@ def test_docstrings_as_markdown(monkeypatch):
     from _docstrings import to_markdown
     assert to_markdown('Counts::\n\nwith a:\n    b', 'm') == 'Counts:\n\n    with a:\n        b'
     assert to_markdown('Is::\n\n    x = 1\n\nSee.', 'm') == 'Is:\n\n    x = 1\n\nSee.'
+    assert to_markdown('Does.\n\nReturns:\n    One: two.\n    Three.\n\nRaises:\n    ValueError: no.', 'm') == (
+        'Does.\n\n**Returns:**\n\nOne: two.\nThree.\n\nRaises:\n    ValueError: no.')
     assert to_markdown('of :class:`Cost`, :func:`mmsnn.convert`', 'mmsnn.analysis.cost') == (
         'of <autoref identifier="mmsnn.analysis.cost.Cost" optional><code>Cost</code></autoref>, '
         '<autoref identifier="mmsnn.convert" optional><code>mmsnn.convert</code></autoref>')
+
+
+def readme() -> str:
+    return (ROOT / 'README.md').read_text()
+
+
+def test_links_of_the_readme_lead_somewhere():
+    targets = re.findall(r'\]\((?!https?:|#)([^)#]+)', readme())
+    assert len(targets) > 40
+    lost = [target for target in targets if not (ROOT / target).exists()]
+    assert not lost, lost
+
+
+def test_readme_on_a_package_index(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    from _readme import for_index, repository
+    text = for_index(readme(), 'https://example.org/a/mmsnn')
+    assert '](https://example.org/a/mmsnn/raw/HEAD/docs/images/whole_detector.png)' in text
+    assert not re.findall(r'\]\((?!https?:|#)', text) and text.count('\n') == readme().count('\n')
+    without = for_index('![picture](a.png) of [a page](b.md#c), [site](https://x.org), [here](#c)', '')
+    assert without == ' of a page, [site](https://x.org), [here](#c)'
+    monkeypatch.setenv('MMSNN_URL', 'git@example.org:a/mmsnn.git')
+    assert repository() == 'https://example.org/a/mmsnn'
+    monkeypatch.delenv('MMSNN_URL')
+    assert repository(tmp_path) == ''
+
+
+def test_citation_is_that_of_the_file():
+    cff = (ROOT / 'CITATION.cff').read_text().partition('preferred-citation:')[2]
+    title, year = (re.search(rf'{key}: (.*)', cff)[1] for key in ('title', 'year'))
+    authors = ' and '.join(f'{family}, {given}' for family, given in re.findall(
+        r'family-names: (\w+), given-names: (\w+)', cff))
+    entry = readme().partition('```bibtex')[2].partition('```')[0]
+    assert f'{{{title}}}' in entry and f'{{{year}}}' in entry and f'{{{authors}}}' in entry
+
+
+def test_first_table_says_what_the_others_say():
+    """Rows of the README's first table stand in docs/detectors.md or in its own Table 4."""
+    tables = [rows for _, rows in markdown_tables(readme())]
+    first = next(rows for rows in tables if rows[0][0] == 'detector')
+    whole = cells_of(next(rows for _, rows in markdown_tables((DOCS / 'detectors.md').read_text())
+                          if rows[0][:2] == ['detector', 'calibration images']))
+    backbone = cells_of(next(rows for rows in tables if rows[0][0] == 'Detector'))
+    assert len(first) == 6
+    pipeline = ''
+    for name, what, steps, kept, energy in first[1:]:
+        pipeline = re.search(r'`(\w+)`', what)[1] if '`' in what else pipeline
+        if pipeline == 'differential':
+            row = f'{name}, 16, {steps}'
+            said = whole[row, "of the ANN's"], whole[row, 'energy']
+        else:
+            (row,) = [row for row, column in backbone if column == 'mAP' and row.startswith(f'**{name}**')
+                      and row.endswith(f'(`{pipeline}`), {steps}')]
+            said = backbone[row, "of the ANN's"], backbone[row, 'energy by events']
+        assert (said[0].replace(' ', ''), said[1]) == (kept.replace(' ', ''), energy), row
 
 
 def test_every_page_is_in_the_navigation():

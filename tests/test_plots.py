@@ -62,10 +62,40 @@ def test_values_by_layer(drawn, tmp_path):
 
 
 def test_thresholds_against_time_steps(drawn, tmp_path):
-    plots.plot_thresholds([2, 4], {'relu': [.3, .5], 'relu_1': [.6, .9]}, tmp_path / 'figure.png')
-    axis, bar = drawn[0].axes
-    assert [points(line) for line in axis.lines] == [[(2, .3), (4, .5)], [(2, .6), (4, .9)]]
-    assert axis.lines[0].get_color() != axis.lines[1].get_color() and bar.get_ylabel() == 'layer of neurons'
+    plots.plot_thresholds([2, 4], {'relu': [.3, .5], 'relu_1': [.6, .9]}, tmp_path / 'figure.png',
+                          [('stem', 1, 1), ('layer1', 2, 2)])
+    assert [(axis.get_title(), [points(line) for line in axis.lines]) for axis in drawn[0].axes] == [
+        ('stem', [[(2, .3), (4, .5)]]), ('layer1', [[(2, .6), (4, .9)]])]
+
+
+def test_a_colour_means_one_thing(drawn, tmp_path):
+    """Methods have the same colour in every figure; what belongs to none, and other states of one, are grey."""
+    box = dict(median=.2, q25=.1, q75=.4, q05=.01, q95=1., mean=.3, count=5)
+    curves = {name: [(2, .5, .1, 3e6)] for name in ('none', 'light')}
+    plots.plot_comparison(curves, .9, 5e6, tmp_path / 'a.png', 'top-1')
+    plots.plot_errors({'none': {'before': [box]}, 'light': {'before': [box], 'after': [box]}}, tmp_path / 'b.png')
+    plots.plot_layers({name: {'T = 2': [.1], 'T = 4': [.2]} for name in ('none', 'light')}, tmp_path / 'c.png', 'rate')
+    bars = {'ANN': dict(products=4.), 'none': dict(products=1., additions=2.), 'light': dict(additions=2.)}
+    own = plots.colors_of(['none', 'light'])
+    plots.plot_energy(bars, tmp_path / 'd.png', own)
+    from matplotlib.colors import to_hex
+    scores, errors, rates, energy = drawn
+    assert [to_hex(each.lines[0].get_color()) for each in scores.axes[0].containers] == list(own.values())
+    assert [to_hex(patch.get_facecolor()) for axis in errors.axes for patch in axis.patches] == [
+        plots.GREYS[1], plots.GREYS[1], own['light']]
+    assert [to_hex(axis.lines[-1].get_color()) for axis in rates.axes] == list(own.values())
+    products, additions = energy.axes[0].containers
+    assert {to_hex(bar.get_facecolor()) for bar in products} == {plots.GREYS[0]}
+    assert [to_hex(bar.get_facecolor()) for bar in additions][1:] == list(own.values())
+    assert len(set(plots.PALETTE)) == len(plots.PALETTE)
+
+
+def test_stages_are_named(drawn, tmp_path):
+    stages = [('stem', 1, 1), ('layer1', 2, 3)]
+    plots.plot_layers({'light': {'T = 2': [.1, .2, .3]}}, tmp_path / 'a.png', 'rate', stages)
+    (axis,) = drawn[0].axes
+    assert [(tick, text.get_text()) for tick, text in zip(axis.get_xticks(), axis.get_xticklabels())] == [
+        (1, 'stem'), (2.5, 'layer1')]
 
 
 def test_energy_is_stacked(drawn, tmp_path):

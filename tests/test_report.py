@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 import mmsnn
+from mmsnn.experiments.drawing import COLORS, draw_detections, verdicts
+from mmsnn.experiments.figures import stages
+from mmsnn.experiments.intervals import scores_without, standard_error
+from mmsnn.experiments.methods import readable
+from mmsnn.experiments.page import by_method, cheapest
 from mmsnn.experiments.report import derive
 from mmsnn.openmmlab.hooks import plain_config
 from mmsnn.openmmlab.wrapper import spiking_parts
@@ -275,7 +281,7 @@ def test_page_needs_nothing_else(name, request):
     assert outside == [] and '://' not in re.sub(r'data:[^"]*', '', text) and '@import' not in text
     assert {reference[1:] for reference in page.found if reference.startswith('#')} <= set(page.ids)
     assert 'script' not in page.tags and page.tags.count('img') >= 8
-    pictures = 3 * (1 + 2 * 3) if name == 'detector' else 8
+    pictures = 3 * (2 + 2 * 3) if name == 'detector' else 8  # annotated, ANN, three pipelines at two T
     figures = 6  # scores, errors at two T, rates, energy, thresholds: each light and dark
     assert sum(reference.startswith('data:image/') for reference in page.found) == pictures + 2 * figures
     assert {path.name for path in (out / 'figures').iterdir()} >= {
@@ -283,9 +289,89 @@ def test_page_needs_nothing_else(name, request):
         for theme in ('', '-dark')}
     # What a reader sees is what report.json has.
     report = json.loads((out / 'report.json').read_text())
-    score = report['rows'][0][report['metric']]
-    assert f'<b>{score:.{2 if name == "classifier" else 3}f}</b>' in text
+    (ann, *rows), metric, places = report['rows'], report['metric'], 2 if name == 'classifier' else 3
+    assert f'<b>{ann[metric]:.{places}f} ± {2 * standard_error(ann["scores_without"]):.{places}f}</b>' in text
+    assert '<h1>RetinaNet with ResNet-50 on ' in text if name == 'detector' else '<h1>CifarResNet-8 on ' in text
+    assert f'{ann["tested"]} of {4 if name == "detector" else 12} test images' in text
+    means = {key: (sum(row[metric] for row in group), sum(row['spike/snn_energy'] for row in group))
+             for key, group in by_method(rows).items()}
+    best = max(score for score, _ in means.values())
+    pipeline, steps = min((key for key, (score, _) in means.items() if score >= .99 * best),
+                          key=lambda key: means[key][1])
+    assert f'<span>{readable(p for p, _ in means)[pipeline]}, T = {steps}: the\ncheapest of these runs' in text
+    assert not re.findall(r'<t[dh][^>]*></t[dh]>', text), 'empty cells'
     assert report['command'].startswith('mmsnn report ') and report['versions']['mmsnn'] == mmsnn.__version__
+
+
+def test_scores_without_a_group(detector):
+    """Of three images, each left out: what mmdet says of the other two, by an annotation file of these alone."""
+    _, _, out = detector
+    report = json.loads((out / 'report.json').read_text())
+    cfg = plain_config(Config.fromfile(out / 'config.py'))
+    cfg.load_from = str(CHECKPOINT)
+    coco = json.loads((out / 'annotations.json').read_text())
+    kept = [image for image in coco['images'] if image['id'] != 1]
+    (out / 'two.json').write_text(json.dumps(dict(coco, images=kept, annotations=[
+        entry for entry in coco['annotations'] if entry['image_id'] != 1])))
+    cfg.test_dataloader.dataset.indices = [0, 2]
+    cfg.test_evaluator[0].ann_file = str(out / 'two.json')
+    scores = report['rows'][0]['scores_without']
+    assert len(scores) == 3 and scores[1] == Runner.from_cfg(cfg).test()['coco/bbox_mAP']
+
+
+def test_interval_of_a_mean():
+    class Mean:
+        def compute_metrics(self, results):
+            return dict(mean=sum(results) / len(results))
+
+    values = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = scores_without(Mean(), values.tolist(), 'mean')
+    assert standard_error(scores) == pytest.approx(float(values.std()) / 12 ** .5)
+    assert scores_without(Mean(), [1.], 'mean') == []
+
+
+def test_detections_are_right_or_wrong():
+    truth = dict(bboxes=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], labels=[0, 1, 1])
+    found = dict(bboxes=[[0, 0, 10, 6], [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 4]], labels=[0, 0, 0, 1],
+                 scores=[.5, .9, .8, .7])
+    # Overlaps .6, but a better one has the box; all of it; another class; overlaps .4 alone.
+    assert verdicts(found, truth) == ([False, True, False, False], [False, True, True])
+    assert verdicts(dict(bboxes=[], labels=[], scores=[]), truth) == ([], [True] * 3)
+    assert verdicts(found, dict(bboxes=[], labels=[])) == ([False] * 4, [])
+
+
+def test_boxes_are_drawn_in_the_colours_of_the_verdicts():
+    from PIL import ImageColor
+    image = np.full((120, 500, 3), 90, np.uint8)
+    truth = dict(bboxes=[[50, 60, 150, 110], [300, 60, 400, 110]], labels=[0, 0])
+    found = dict(bboxes=[[50, 60, 150, 110], [180, 60, 260, 110]], labels=[0, 0], scores=[.9, .8])
+    picture = draw_detections(image, found, truth, ['cell'])
+    assert picture.shape == image.shape
+    for kind, x in dict(right=100, wrong=220).items():
+        assert tuple(picture[110, x]) == ImageColor.getrgb(COLORS[kind]), kind
+    side = [tuple(pixel) for pixel in picture[70:100, 400]]  # dashed
+    assert ImageColor.getrgb(COLORS['missed']) in side and (90, 90, 90) in side
+    small = draw_detections(image[:, :50], None, truth, ['cell'])
+    assert small.shape[1] > 400, 'small pictures are enlarged'
+
+
+def test_stages_of_names():
+    assert stages(['relu', 'layer1_0_relu', 'layer1_0_relu_1', 'layer2_0_relu']) == [
+        ('stem', 1, 1), ('layer1', 2, 3), ('layer2', 4, 4)]
+    assert stages(['backbone_relu', 'backbone_layer1_0_relu', 'relu', 'relu_1']) == [
+        ('stem', 1, 1), ('layer1', 2, 2), ('head', 3, 4)]
+    assert stages(['backbone_features_0_activate', 'backbone_stages_1_0_act', 'head_layers_0_act']) == [
+        ('features', 1, 1), ('stages 1', 2, 2), ('head', 3, 3)]
+    assert stages([f'layer{number}_relu' for number in range(20)]) == [], 'too many to name'
+
+
+def test_the_cheapest_run_near_the_best():
+    def row(score, energy):
+        return [dict(score=score, **{'spike/snn_energy': energy})]
+
+    groups = {('none', 8): row(.5, 1.), ('light', 8): row(.793, 2.), ('signed', 8): row(.8, 3.),
+              ('signed', 16): row(.79, 1.)}
+    assert cheapest(groups, 'score') == ('light', 8)
 
 
 @pytest.mark.skipif(BROWSER is None, reason='needs Chromium')

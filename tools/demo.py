@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument('--minutes', type=float, default=10, help='time that the tour takes at most, about')
     parser.add_argument('--data', choices=['digits', 'bccd'], default='digits')
     parser.add_argument('--time-steps', type=int, nargs='+', default=TIME_STEPS, help='of the table')
-    parser.add_argument('--pipelines', choices=METHODS, nargs='+', default=list(METHODS), help='of the table')
+    parser.add_argument('--pipelines', nargs='+', default=list(METHODS), metavar='NAME[:OPTION=VALUE,..]',
+                        help='of the table: as configs are named (whole-differential is another), with options of '
+                        'their CalibrationHook')
     parser.add_argument('--detectors', choices=DETECTORS, nargs='+', default=list(DETECTORS), help='of the table')
     parser.add_argument('--workers', type=int, default=CORES, help='rows computed at the same time')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/demo (digits), work_dirs/demo_bccd')

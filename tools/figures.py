@@ -1,15 +1,19 @@
-"""Draw the figures of docs/how_it_works.md with the package's own neurons: ``python tools/figures.py``."""
+"""Draw the figures of docs/how_it_works.md with the package's own neurons, and that of docs/index.md from a table.
+
+    python tools/figures.py
+"""
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import torch
+from _changes import changes_figure
+from _home import home_figure
 
 from mmsnn import FiringRule, clip_floor, clip_round, integrate_and_burst, integrate_and_fire
 from mmsnn.analysis.plots import pyplot
-from mmsnn.neurons.differential import Differential
 
 THRESHOLD = 1.
 CURRENTS = [.75, .75, .75, .75, -.5, -.5, -.25, -.25]  # as where negative weights speak late
@@ -69,28 +73,9 @@ def rate_figure(path: Path, time_steps: int = 4) -> None:
     plt.close(figure)
 
 
-def changes_figure(path: Path) -> list[float]:
-    """Draw how a neuron with differential coding follows its activation; return the spikes."""
-    rule, activations, spikes, sent = Differential(sizes=4), [5.3] * 4 + [4.1] * 3, [], []
-    state = rule.start(torch.zeros(1), len(activations))
-    for activation in activations:
-        spike, state = rule.step(torch.tensor([activation]), torch.zeros(1), state, torch.tensor([THRESHOLD]), 1)
-        spikes.append(float(spike))
-        sent.append(float(state[0]))
-    steps = range(1, len(activations) + 1)
-    figure, axis = pyplot().subplots(figsize=(7, 3.2), layout='constrained')
-    axis.step(steps, activations, where='mid', color='grey', linestyle='--', label='activation of what it has received')
-    axis.step(steps, sent, where='mid', color='C0', label='what it has sent')
-    axis.bar(steps, spikes, color='C1', width=.2, label='spikes: -8, -4, -2, -1, 1, 2, 4 or 8 thresholds')
-    axis.set_xlabel('time step')
-    axis.grid(axis='y', alpha=.3)
-    axis.legend(fontsize='small')
-    figure.savefig(path, dpi=110)
-    return spikes
-
-
 def main() -> None:
     images = ROOT / 'docs' / 'images'
+    home_figure(images / 'home.png')
     neuron_figure(images / 'neuron.png')
     rate_figure(images / 'rate.png')
     changes_figure(images / 'changes.png')

@@ -36,13 +36,17 @@ class LayerReport:
 
 
 class CalibrationReport(list[LayerReport]):
-    """One :class:`LayerReport` per layer, in the order of the network; prints as a table."""
+    """One :class:`LayerReport` per layer, in the order of the network; prints as a table.
+
+    Thresholds are in the units of the activations. An error is relative to the squared activations: 0 is none, 1 that
+    of a layer that never fires.
+    """
 
     def __str__(self) -> str:
         def number(value: float | None) -> str:
             return '-' if value is None else f'{value:.4f}'
 
-        rows: list[tuple[str, ...]] = [('layer', 'mean threshold', 'error before', 'error after')]
+        rows: list[tuple[str, ...]] = [('layer', 'mean threshold', 'relative error before', 'relative error after')]
         rows += [(layer.name, *map(number, (layer.threshold, layer.error_before, layer.error_after))) for layer in self]
         width = [max(map(len, column)) for column in zip(*rows)]
         return '\n'.join(f'{row[0]:<{width[0]}}' + ''.join(f'  {v:>{w}}' for v, w in zip(row[1:], width[1:]))

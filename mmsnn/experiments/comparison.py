@@ -3,12 +3,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from torch import nn
 
+from .drawing import draw_detections, verdicts
+
 SCORE = .3  # detections with at least this score are drawn
-WIDTH = 480  # pixels that a picture has at least when detections are drawn: text has a fixed size
 
 
 def draw_comparison(model: nn.Module, cfg: Config, classes: Sequence[str], image: str | Path, path: str | Path,
@@ -24,7 +24,8 @@ def draw_comparison(model: nn.Module, cfg: Config, classes: Sequence[str], image
         score: least score of a detection.
 
     Returns:
-        How many detections of at least this score are drawn, by the title of each picture.
+        How many detections of at least this score are drawn, by the title of each picture. The spiking network's are
+        right or wrong by the ANN's, which are what it should find.
     """
     import mmcv
     from mmdet.apis import inference_detector
@@ -32,41 +33,35 @@ def draw_comparison(model: nn.Module, cfg: Config, classes: Sequence[str], image
     from ..analysis.plots import plot_pictures
     from ..openmmlab.wrapper import spiking_parts
     parts = list(spiking_parts(model).values())
+    settings = parts[0].snn.settings or {}
+    steps = parts[0].snn.time_steps
     model.cfg = cfg  # what inference_detector reads the test pipeline from
     pixels = mmcv.imread(str(image), channel_order='rgb')
-    pictures, counts = {}, {}
+    pictures, counts, reference, caption = {}, {}, None, ''
     try:
-        for title, runs_as in (('ANN', 'ann'), (f'SNN, T = {parts[0].snn.time_steps}', 'snn')):
+        for title, runs_as in (('ANN', 'ann'), (f'SNN, T = {steps}', 'snn')):
             for part in parts:
                 part.runs_as = runs_as
-            prediction = inference_detector(model, str(image))
-            counts[title] = int((prediction.pred_instances.scores >= score).sum())
-            pictures[title] = draw_detections(pixels, prediction, classes, score)
+            found = detections(inference_detector(model, str(image)), score)
+            counts[title] = len(found['labels'])
+            heading = f'{title}: {counts[title]} detections'
+            pictures[heading] = draw_detections(pixels, found, reference, classes)
+            if reference is not None:
+                right, missed = verdicts(found, reference)
+                caption = (f'pipeline {settings.get("pipeline", "?")}, T = {steps}, scores of {score:g} or more, in %: '
+                           f'{sum(right)} of the ANN\'s {counts["ANN"]} detections found again (green), '
+                           f'{sum(missed)} missed (dashed), {len(right) - sum(right)} others (red)')
+            reference = found
     finally:
         for part in parts:
             part.runs_as = 'snn'
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    plot_pictures({'': pictures}, path, width=5)
+    plot_pictures({'': pictures}, path, width=7, caption=caption)
     return counts
 
 
-def draw_detections(image: np.ndarray, prediction, classes: Sequence[str], score: float) -> np.ndarray:
-    """Draw the detections of a ``DetDataSample`` that have at least a score onto an RGB image, (H, W, 3) uint8.
-
-    Small images are enlarged, so that the text leaves something of them to be seen.
-    """
-    import mmcv
-    from mmdet.structures import DetDataSample
-    from mmdet.visualization import DetLocalVisualizer
-    from mmengine.structures import InstanceData
-    found = prediction.pred_instances.cpu()
-    if 'masks' not in found and image.shape[1] < WIDTH:
-        scale = WIDTH / image.shape[1]
-        image = mmcv.imrescale(image, scale, interpolation='bicubic')
-        boxes = (found.bboxes * scale).clamp(min=0).minimum(torch.tensor([image.shape[1], image.shape[0]] * 2) - 1)
-        found = InstanceData(bboxes=boxes, labels=found.labels, scores=found.scores)
-    visualizer = DetLocalVisualizer()
-    visualizer.dataset_meta = dict(classes=tuple(classes))
-    visualizer.add_datasample('image', image, DetDataSample(pred_instances=found), draw_gt=False,
-                              pred_score_thr=score)
-    return visualizer.get_image()
+def detections(prediction, score: float) -> dict:
+    """Boxes, classes, scores and perhaps masks of a ``DetDataSample`` that have at least a score, as plain data."""
+    kept = prediction.pred_instances[prediction.pred_instances.scores >= score].cpu()
+    found = {key: kept[key].tolist() for key in ('bboxes', 'labels', 'scores')}
+    return found | ({'masks': np.asarray(kept.masks, bool)} if 'masks' in kept else {})

@@ -3,6 +3,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,9 +12,15 @@ from pathlib import Path
 
 from ..files import save_json
 from .jobs import run_jobs
+from .methods import split_pipeline
 
 DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
-METHODS = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP', 'signed': 'Signed bursts'}
+WEIGHTS = 'signed:weights=True,iterations=200,learning_rate=0.003'
+METHODS = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP', 'signed': 'Signed bursts',
+           WEIGHTS: 'Signed bursts, and weights'}
+WHOLE = 'whole-differential'  # backbone, neck and heads
+# What a row tells of the cost of an image: results of SpikeMetric.
+COSTS = 'event_operations', 'synaptic_operations', 'event_energy_ratio', 'energy_ratio', 'ann_macs', 'other_macs'
 TIME_STEPS = 8, 16, 32, 64
 SCENE = 3  # test image of the first picture
 # The tour's share of Table 4, the best value for the time first, and how much of its time the table may take.
@@ -40,7 +47,7 @@ class Demo:
     work_dir: Path
 
     def config(self, detector: str, pipeline: str) -> Path:
-        spiking = '' if pipeline == 'ann' else f'_snn-{pipeline}'
+        spiking = '' if pipeline == 'ann' else f'_snn-{split_pipeline(pipeline)[0]}'
         return self.root / 'configs' / self.data / f'{DETECTORS[detector]}{spiking}_{self.data}.py'
 
     def checkpoint(self, detector: str) -> Path:
@@ -49,7 +56,8 @@ class Demo:
     def stored(self) -> list[dict]:
         """The rows that are finished."""
         path = self.work_dir / 'table.json'
-        return json.loads(path.read_text()) if path.is_file() else []
+        rows = json.loads(path.read_text()) if path.is_file() else []
+        return [row for row in rows if row['pipeline'] == 'ann' or 'levels' in row]  # earlier versions had no costs
 
 
 def jobs_of(detectors, pipelines, time_steps) -> list[Job]:
@@ -72,11 +80,14 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
         deadline: time after which it is too late to start.
 
     Returns:
-        The row of the table, or None if it was too late.
+        The row of the table, or None if it was too late: the score, and of a spiking network what :data:`COSTS` names
+        (per image, neck and head included in the energies) and ``levels``, the values that a neuron can emit in one
+        step.
     """
     from mmengine.config import Config
     from mmengine.runner import Runner
 
+    from ..openmmlab.wrapper import spiking_parts
     from .runs import test
 
     if deadline is not None and time.time() > deadline:
@@ -84,12 +95,14 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
     detector, pipeline, time_steps = job
     cfg = Config.fromfile(demo.config(detector, pipeline))
     cfg.load_from = str(demo.checkpoint(detector))
-    cfg.work_dir = str(demo.work_dir / f'{DETECTORS[detector]}_{pipeline}_{time_steps}')
+    _, options = split_pipeline(pipeline)
+    cfg.work_dir = str(demo.work_dir / re.sub(r'\W+', '_', f'{DETECTORS[detector]}_{pipeline}_{time_steps}'))
     cfg.log_level = 'ERROR'
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     if time_steps is not None:
-        cfg.model.backbone.time_steps = time_steps
-        cfg.custom_hooks[0].progress = False
+        (cfg.model if 'time_steps' in cfg.model else cfg.model.backbone).time_steps = time_steps
+        cfg.custom_hooks[0].update(options, progress=False)
+        cfg.test_evaluator = [cfg.test_evaluator, dict(type='mmsnn.SpikeMetric')]
     started = time.time()
     print(f'        {describe(job)}: started', flush=True)
     logging.disable(logging.WARNING)  # what several runs print at once would bury the table
@@ -99,6 +112,11 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
             metrics = test(runner)
             row = dict(detector=detector, pipeline=pipeline, time_steps=time_steps,
                        bbox_mAP=metrics['coco/bbox_mAP'], seconds=round(time.time() - started, 1))
+            if time_steps is not None:
+                neurons = [neuron for part in spiking_parts(runner.model).values()
+                           for neuron in part.snn.neurons.values()]
+                row |= {key: metrics[f'spike/{key}'] for key in COSTS}
+                row['levels'] = max(neuron.rule.values for neuron in neurons)
             if picture is not None:
                 from .comparison import draw_comparison
                 dataset = runner.test_dataloader.dataset
@@ -150,28 +168,40 @@ def complete(demo: Demo, jobs: list[Job], workers: int, pictures: dict[Job, Path
 
 
 def table(rows: list[dict]) -> str:
-    """Lay out rows as Table 4 of the paper, with the share of the ANN's mAP that is kept."""
-    found = {key_of(row): row['bbox_mAP'] for row in rows}
-    time_steps = sorted({steps for *_, steps in found if steps is not None})
-    lines = ['| Method | ' + ' | '.join(f'T = {steps}' for steps in time_steps) + ' |',
-             '|---|' + '---|' * len(time_steps)]
+    """Lay out rows as Table 4 of the paper, a line for each, with what it costs.
+
+    Operations are additions per image, in millions, of what spikes: a spike of k times the threshold as one (by events)
+    or as k (by size); the ANN's are multiply-accumulates of the complete detector. Energies are those of the complete
+    detector, in units of the ANN's.
+    """
+    found = {key_of(row): row for row in rows}
+    methods = list(dict.fromkeys([*METHODS, *(pipeline for _, pipeline, steps in found if steps is not None)]))
+    lines = ['| Detector | Method | T | mAP | of the ANN\'s | operations by events, M | by size, M | '
+             'energy by events | by size | levels a step | binary spikes |', '|---' * 11 + '|']
     for detector in DETECTORS:
         ann = found.get((detector, 'ann', None))
+        own = sorted((row for row in rows if row['detector'] == detector and row['pipeline'] != 'ann'),
+                     key=lambda row: (methods.index(row['pipeline']), row['time_steps']))
         if ann is None:
             continue
-        lines.append(f'| **{detector}** (ANN mAP: {ann:.3f}) |' + ' |' * len(time_steps))
-        for pipeline, name in METHODS.items():
-            scores = [found.get((detector, pipeline, steps)) for steps in time_steps]
-            cells = ['' if s is None else f'{s:.3f} ({s / max(ann, 1e-9):.1%})' for s in scores]
-            if any(cells):
-                lines.append(f'| {name} (`{pipeline}`) | ' + ' | '.join(cells) + ' |')
+        macs = f'{(own[0]["ann_macs"] + own[0]["other_macs"]) / 1e6:.0f}' if own else '–'
+        lines.append(f'| **{detector}** | ANN | – | {ann["bbox_mAP"]:.3f} | 100% | {macs} | {macs} | 1 | 1 | – | – |')
+        for row in own:
+            named = METHODS.get(row['pipeline'])
+            name = f'{named} (`{row["pipeline"].split(",")[0]}`)' if named else f'`{row["pipeline"]}`'
+            operations = ' | '.join(f'{row[key] / 1e6:.0f}' for key in COSTS[:2])
+            energies = ' | '.join(f'{row[key]:.2f}' for key in COSTS[2:4])
+            share = row['bbox_mAP'] / max(ann['bbox_mAP'], 1e-9)
+            lines.append(f'| | {name} | {row["time_steps"]} | {row["bbox_mAP"]:.3f} | {share:.1%} | '
+                         f'{operations} | {energies} | {row["levels"]} | {"yes" if row["levels"] == 2 else "no"} |')
     return '\n'.join(lines)
 
 
 def write_table(demo: Demo, rows: list[dict]) -> str:
     """Write ``table.md`` and the figure ``map.png``; return the table."""
     from ..analysis.plots import plot_against_time_steps
-    curves = {detector: {pipeline: points for pipeline in METHODS if (points := [
+    shown = list(dict.fromkeys([*METHODS, *(row['pipeline'] for row in rows if row['pipeline'] != 'ann')]))
+    curves = {detector: {pipeline: points for pipeline in shown if (points := [
         (row['time_steps'], row['bbox_mAP']) for row in rows
         if row['detector'] == detector and row['pipeline'] == pipeline])} for detector in DETECTORS}
     curves = {detector: methods for detector, methods in curves.items() if methods}

@@ -3,9 +3,11 @@ import json
 from pathlib import Path
 
 import torch
+from mmengine.hooks import Hook
 
+from .intervals import scores_without
 from .methods import job_options, parse_pipeline
-from .runs import Worker
+from .runs import AXES, Worker, shown_metric, test
 
 ERROR_IMAGES = 32  # calibration images that errors are measured on, at most
 SCORE = .3  # detections with at least this score are shown
@@ -13,16 +15,46 @@ TOP = 3  # classes shown of a classifier
 SHOWN = dict(mmdet=3, mmpretrain=8)  # test images, evenly spaced over the test set
 
 
+class Kept(Hook):
+    """Keeps what the metrics have of each image, which they forget when they are evaluated."""
+
+    results: list[list]
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if batch_idx + 1 == len(runner.test_dataloader):
+            self.results = [list(metric.results) for metric in runner.test_loop.evaluator.metrics]
+
+
 class Inspector(Worker):
     """A worker whose rows also hold what the report draws, for the first seed: plain numbers."""
 
     _errors: dict[str, dict] = {}
 
+    def test(self, runner) -> dict:
+        if not any(isinstance(hook, Kept) for hook in runner.hooks):
+            runner.register_hook(Kept())
+        self._metrics = test(runner)
+        return self._metrics
+
     def details(self, runner, job: dict | None) -> dict:
         if job is None:
-            names = list(runner.test_dataloader.dataset.metainfo['classes'])
-            return dict(predictions=self.predictions(runner), classes=names, **self.thresholds())
-        return dict(predictions=self.predictions(runner), **self.layers(job)) if job['seed'] == 0 else {}
+            dataset = runner.test_dataloader.dataset
+            return dict(predictions=self.predictions(runner), classes=list(dataset.metainfo['classes']),
+                        truth=[truth(dataset, index) for index in shown_images(runner)], tested=len(dataset),
+                        scores_without=self.scores_without(runner), **self.thresholds())
+        if job['seed'] != 0:
+            return {}
+        return dict(predictions=self.predictions(runner), scores_without=self.scores_without(runner),
+                    **self.layers(job))
+
+    def scores_without(self, runner) -> list[float]:
+        """The score that the report shows, without each group of test images; see :mod:`.intervals`."""
+        prefix, _, key = shown_metric(dict(dict.fromkeys(AXES), **self._metrics)).partition('/')
+        (kept,) = (hook for hook in runner.hooks if isinstance(hook, Kept))
+        for metric, results in zip(runner.test_loop.evaluator.metrics, kept.results):
+            if metric.prefix == prefix and len(results) == len(runner.test_dataloader.dataset):
+                return scores_without(metric, results, key)
+        return []
 
     def thresholds(self) -> dict:
         """Thresholds of the ANN's layers against T, by the rule of the config's pipeline where it needs no spikes."""
@@ -85,9 +117,8 @@ class Inspector(Worker):
         """What the model predicts for the images shown, and the pictures themselves, written once."""
         from mmengine.dataset import pseudo_collate
         dataset = runner.test_dataloader.dataset
-        count = min(SHOWN[runner.cfg.default_scope], len(dataset))
         found = []
-        for number, index in enumerate(number * len(dataset) // count for number in range(count)):
+        for number, index in enumerate(shown_images(runner)):
             data = pseudo_collate([dataset[index]])
             picture = Path(self.work_dir, 'images', f'{number}.png')
             if not picture.is_file():
@@ -97,6 +128,23 @@ class Inspector(Worker):
             found.append(dict(index=index, **(
                 detections(sample) if 'pred_instances' in sample else classes(sample))))
         return found
+
+
+def shown_images(runner) -> list[int]:
+    """The numbers of the test images that are shown."""
+    dataset = runner.test_dataloader.dataset
+    count = min(SHOWN[runner.cfg.default_scope], len(dataset))
+    return [number * len(dataset) // count for number in range(count)]
+
+
+def truth(dataset, index: int) -> dict | None:
+    """Boxes (left, top, right, bottom; pixels) and classes that an image is annotated with, or None where it is not."""
+    instances = dataset.get_data_info(index).get('instances') if hasattr(dataset, 'get_data_info') else None
+    if instances is None:
+        return None
+    instances = [instance for instance in instances if not instance.get('ignore_flag')]
+    return dict(bboxes=[list(map(float, instance['bbox'])) for instance in instances],
+                labels=[int(instance['bbox_label']) for instance in instances])
 
 
 def detections(sample) -> dict:

@@ -3,25 +3,20 @@ import base64
 import os
 import shlex
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 from ..files import save_json
 from ..neurons.pipelines import make_pipeline
 from ..progress import progress_bar
+from .drawing import COLORS, IOU, draw_detections, verdicts
 from .environment import versions
+from .figures import draw_figures
 from .inspection import SCORE
+from .intervals import standard_error
 from .methods import job_pipeline, parse_pipeline, readable, written
 from .runs import CEILING, hook_of
-from .sweep import summarise
 
-THEMES: dict[str, dict] = dict(
-    light={'figure.facecolor': '#ffffff', 'axes.facecolor': '#ffffff', 'savefig.facecolor': '#ffffff'},
-    dark={'figure.facecolor': '#181c22', 'axes.facecolor': '#181c22', 'savefig.facecolor': '#181c22',
-          'legend.facecolor': '#181c22', 'legend.edgecolor': '#3a424d', 'grid.color': '#59626e',
-          **dict.fromkeys(('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'),
-                          '#d5dae0')})
-WIDTHS = 280, 640  # pixels that a picture has at least and at most when detections are drawn: text has a fixed size
+NEAR = .99  # of the best score: among the runs that reach it the page shows the cheapest first
 
 
 def write_page(out: Path, cfg, report: dict) -> Path:
@@ -40,16 +35,19 @@ def write_page(out: Path, cfg, report: dict) -> Path:
     from mmsnn.openmmlab.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
     (ann, *rows), metric = report['rows'], report['metric']
     report = dict(report, versions=versions(), constants=dict(
-        mac_picojoule=MAC_PICOJOULE, addition_picojoule=ADDITION_PICOJOULE, shown_score=SCORE))
+        mac_picojoule=MAC_PICOJOULE, addition_picojoule=ADDITION_PICOJOULE, shown_score=SCORE, iou=IOU))
     groups = by_method(rows)
     first = {key: group[0] for key, group in groups.items()}  # seed 0, which the details are of
     steps = sorted({time_steps for _, time_steps in groups})
-    figures = draw_figures(out / 'figures', ann, rows, first, steps, metric)
+    figures = {name: {theme: data_uri(path) for theme, path in files.items()} for name, files in
+               draw_figures(out / 'figures', ann, rows, first, steps, metric).items()}
+    chosen = cheapest(groups, metric)
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True).get_template('report.html.j2')
     html = template.render(
-        report, title=Path(report['config']).stem, ann=ann, groups=groups, first=first, steps=steps, figures=figures,
+        report, model=model_name(cfg), ann=ann, groups=groups, first=first, steps=steps, figures=figures,
+        chosen=chosen, two_errors=two_errors, colors=COLORS, test_set=cfg.get('test_set_size', ann['tested']),
         pipelines=list(dict.fromkeys(name for name, _ in first)), readable=readable(name for name, _ in first),
         choices={name: written(row['choices']) for (name, _), row in first.items() if row['choices']}, mean=mean,
         ceiling=CEILING,
@@ -74,66 +72,44 @@ def by_method(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
     return groups
 
 
+def cheapest(groups: dict[tuple[str, int], list[dict]], metric: str) -> tuple[str, int]:
+    """Pipeline and T of the run that spends least energy, of those whose score is within 1 % of the best."""
+    scores = {key: statistics.mean(row[metric] for row in group) for key, group in groups.items()}
+    near = [key for key, score in scores.items() if score >= NEAR * max(scores.values())]
+    return min(near, key=lambda key: statistics.mean(row['spike/snn_energy'] for row in groups[key]))
+
+
+def two_errors(row: dict, ann: dict | None = None, unit: float = 1.) -> float | None:
+    """Two standard errors of a run's score or, where the ANN's row is given, of its share of the ANN's score.
+
+    ANN and spiking network are tested on the same images, so a share varies less than either score. None where the
+    images are too few to tell.
+    """
+    scores = row.get('scores_without')
+    if ann is not None and scores:
+        scores = [score / other for score, other in zip(scores, ann['scores_without']) if other]
+    return 2 * standard_error(scores) / unit if scores else None
+
+
+def model_name(cfg) -> str:
+    """Names the ANN of a config, and what it is tested on: ``RetinaNet with ResNet-50 on digits``."""
+    from mmsnn.openmmlab.hooks import plain_config
+    model = plain_config(cfg).model
+
+    def name(part: dict) -> str:
+        return str(part['type']).split('.')[-1] + (f'-{part["depth"]}' if 'depth' in part else '')
+
+    inner = model.get('backbone') or model.get('network') or {}
+    names = [name(model)] * ('Classifier' not in str(model['type'])) + [name(inner)] * ('type' in inner)
+    root = Path(cfg.test_dataloader.dataset.get('data_root') or '').name
+    return ' with '.join(names or [name(model)]) + (f' on {root}' if root else '')
+
+
 def mean(group: list[dict], key: str, digits: int, unit: float = 1.) -> str:
     """Mean, and standard deviation where there are several, of a number in some rows."""
     values = [row[key] / unit for row in group]
     spread = f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else ''
     return f'{statistics.mean(values):,.{digits}f}{spread}'
-
-
-def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: list[int], metric: str) -> dict:
-    """Draw every figure for a light and a dark page; return their names and the two files as data URIs."""
-    import matplotlib
-    matplotlib.use('Agg')
-
-    from mmsnn.analysis import plots
-    _, curves, _ = summarise([ann, *rows], metric)
-    names = list(dict.fromkeys(name for name, _ in first))
-    named = readable(names)
-
-    def errors(time_steps: int) -> dict:
-        found = {}
-        for name in names:
-            states = {state: [layer[state] for layer in first[name, time_steps]['layers']]
-                      for state in ('before', 'after')}
-            if states['before'] == states['after']:
-                states = dict(before=states['before'])
-            found[named[name]] = {f'{state} calibration': boxes for state, boxes in states.items()}
-        return found
-
-    rates = {named[name]: {f'T = {t}': [layer['firing_rate'] for layer in first[name, t]['layers']] for t in steps}
-             for name in names}
-    some = next(iter(first.values()))
-    energy = {'ANN': energy_parts(some, True)} | {f'{named[name]}, T = {t}': energy_parts(row)
-                                                  for (name, t), row in first.items()}
-    macs = rows[0]['ann_macs']
-    todo: dict[str, Callable] = dict(
-        scores=lambda path: plots.plot_comparison(curves, ann[metric], macs, path, metric))
-    todo |= {f'errors-{t}': lambda path, t=t: plots.plot_errors(errors(t), path) for t in steps}
-    todo |= dict(rates=lambda path: plots.plot_layers(rates, path, 'spikes per neuron and time step'),
-                 energy=lambda path: plots.plot_energy(energy, path))
-    if 'threshold_shares' in ann:
-        todo['thresholds'] = lambda path: plots.plot_thresholds(ann['threshold_steps'], ann['threshold_shares'], path)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, dict[str, str]] = {}
-    for name, draw in progress_bar(todo.items(), 'figures'):
-        for theme, style in THEMES.items():
-            path = folder / f'{name}{"" if theme == "light" else "-dark"}.png'
-            with matplotlib.rc_context(style):
-                draw(path)
-            figures.setdefault(name, {})[theme] = data_uri(path)
-    return figures
-
-
-def energy_parts(row: dict, ann: bool = False) -> dict[str, float]:
-    """What SpikeMetric's estimate of the energy consists of, millijoule per image."""
-    from mmsnn.openmmlab.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
-    macs = row['spike/ann_macs'] if ann else row['spike/analog_macs']
-    parts = {'multiply-accumulates': macs * MAC_PICOJOULE * 1e-9,
-             'those of parts that never spike': row['spike/other_macs'] * MAC_PICOJOULE * 1e-9}
-    if not ann:
-        parts['additions caused by spikes'] = row['spike/synaptic_operations'] * ADDITION_PICOJOULE * 1e-9
-    return parts
 
 
 def draw_pictures(out: Path, ann: dict, first: dict) -> list[dict]:
@@ -148,12 +124,19 @@ def draw_pictures(out: Path, ann: dict, first: dict) -> list[dict]:
     for number, reference in enumerate(ann['predictions']):
         source = out / 'images' / f'{number}.png'
         entry = dict(index=reference['index'], original=data_uri(source), predictions={})
+        truth = ann['truth'][number]
+        if 'bboxes' in reference and truth is not None:
+            entry['truth'] = len(truth['labels'])
+            entry['truth_picture'] = draw_picture(source, None, truth, ann['classes'],
+                                                  out / 'pictures' / f'{number}-truth.jpg')
         for (name, time_steps), predictions in predicted.items():
             prediction = dict(predictions[number])
             if 'bboxes' in prediction:
                 path = out / 'pictures' / f'{number}-{slug(name)}-{time_steps}.jpg'
-                draw_detections(source, prediction, ann['classes'], path)
-                prediction['picture'] = data_uri(path)
+                prediction['picture'] = draw_picture(source, prediction, truth, ann['classes'], path)
+                if truth is not None:
+                    right, missed = verdicts(prediction, truth)
+                    prediction |= dict(right=sum(right), wrong=len(right) - sum(right), missed=sum(missed))
             entry['predictions'][name, time_steps] = prediction
             bar.update()
         shown.append(entry)
@@ -163,38 +146,27 @@ def draw_pictures(out: Path, ann: dict, first: dict) -> list[dict]:
     return shown
 
 
+def draw_picture(source: Path, found: dict | None, truth: dict | None, classes: list[str], path: Path) -> str:
+    """Draw detections, or the truth where there are none to draw, to a file; return it as a data URI."""
+    import mmcv
+    picture = draw_detections(mmcv.imread(source, channel_order='rgb'), found, truth, classes)
+    mmcv.imwrite(picture[..., ::-1], str(path))
+    return data_uri(path)
+
+
 def draw_grid(out: Path, first: dict, count: int) -> None:
-    """Put the pictures of the last pipeline beside the ANN's into one figure."""
+    """Put truth, ANN, and the last pipeline's pictures into one figure."""
     import mmcv
 
     from mmsnn.analysis.plots import plot_pictures
     name = list(first)[-1][0]
     (title,) = readable([name]).values()
-    columns = {'ANN': ('ANN', 0)} | {f'{title}, T = {t}': (other, t) for other, t in first if other == name}
-    plot_pictures({f'image {number + 1}': {
-        title: mmcv.imread(out / 'pictures' / f'{number}-{slug(method)}-{steps}.jpg', channel_order='rgb')
-        for title, (method, steps) in columns.items()} for number in range(count)}, out / 'figures' / 'pictures.png')
-
-
-def draw_detections(source: Path, prediction: dict, classes: list[str], path: Path) -> None:
-    """Draw boxes, classes and scores with mmdet's visualizer; small pictures are enlarged first, large ones reduced."""
-    import mmcv
-    import torch
-    from mmdet.structures import DetDataSample
-    from mmdet.visualization import DetLocalVisualizer
-    from mmengine.structures import InstanceData
-    image = mmcv.imread(source, channel_order='rgb')
-    width = min(max(image.shape[1], WIDTHS[0]), WIDTHS[1])
-    scale = width / image.shape[1]
-    image = mmcv.imrescale(image, scale, interpolation='area' if scale < 1 else 'bicubic')
-    boxes = torch.tensor(prediction['bboxes']).reshape(-1, 4) * scale
-    boxes = boxes.clamp(min=0).minimum(torch.tensor([image.shape[1], image.shape[0]] * 2) - 1)
-    sample = DetDataSample(pred_instances=InstanceData(
-        bboxes=boxes, labels=torch.tensor(prediction['labels'], dtype=torch.long),
-        scores=torch.tensor(prediction['scores'])))
-    visualizer = DetLocalVisualizer(line_width=2)
-    visualizer.dataset_meta = dict(classes=classes)
-    visualizer.add_datasample('', image, sample, draw_gt=False, pred_score_thr=SCORE, out_file=str(path))
+    files = {'annotated': 'truth', 'ANN': 'ANN-0'} | {
+        f'{title}, T = {t}': f'{slug(name)}-{t}' for other, t in first if other == name}
+    pictures = {f'image {number + 1}': {
+        title: mmcv.imread(path, channel_order='rgb') for title, stem in files.items()
+        if (path := out / 'pictures' / f'{number}-{stem}.jpg').is_file()} for number in range(count)}
+    plot_pictures(pictures, out / 'figures' / 'pictures.png')
 
 
 def data_uri(path: Path) -> str:

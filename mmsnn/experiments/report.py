@@ -63,6 +63,8 @@ def make_report(config: str, checkpoint: str, pipelines: Sequence[str], time_ste
         stored = stored_rows(out / 'rows.json', made_with, restart)
     except ValueError as error:
         raise ValueError(f'{error} (another --out, or --restart, forgets earlier runs)') from error
+    # Rows of earlier versions lack what the page shows of the first seed.
+    stored['rows'] = [row for row in stored['rows'] if row['seed'] or 'scores_without' in row]
     cfg = derive(cfg, num_images, test_images, out)
     temporary = out / 'config.tmp.py'
     cfg.dump(temporary)
@@ -110,6 +112,7 @@ def choose_images(cfg: Config, count: int) -> set:
     if not hasattr(dataset, 'get_data_info'):
         raise ValueError(f'{type(dataset).__name__}, the test data set, takes no indices: omit --test-images')
     before = cfg.test_dataloader.dataset.get('indices')
+    cfg.test_set_size = len(dataset)  # of how many images these are, for the page
     numbers = [number * len(dataset) // count for number in range(count)]
     names = {Path(info['img_path']).name for info in map(dataset.get_data_info, numbers) if 'img_path' in info}
     cfg.test_dataloader.dataset.indices = [before[n] for n in numbers] if isinstance(before, (list, tuple)) else numbers

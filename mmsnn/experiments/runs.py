@@ -57,7 +57,7 @@ class Worker:
 
         from mmsnn.openmmlab.hooks import plain_config
         runner = Runner.from_cfg(plain_config(self.cfg))
-        return dict(test(runner), **self.details(runner, None))
+        return dict(self.test(runner), **self.details(runner, None))
 
     def spiking(self, job: dict) -> dict:
         import mmsnn
@@ -76,7 +76,7 @@ class Worker:
         calibrated = time.time()
         with contextlib.ExitStack() as stack:
             counters = [stack.enter_context(mmsnn.CostCounter(part.snn)) for part in parts.values()]
-            metrics = test(runner)
+            metrics = self.test(runner)
         tested = time.time()
         cost = together([counter.cost for counter in counters])
         row = dict(metrics, **cost.per_image(), levels=self.levels(parts.values()),
@@ -123,6 +123,9 @@ class Worker:
             batches = list(hook.batches(runner.model, runner.cfg))
             self._shared = key, (batches, mmsnn.observe(part.snn, part.inputs(batches)))
         return self._shared[1]
+
+    def test(self, runner) -> dict:
+        return test(runner)
 
     def details(self, runner, job: dict | None) -> dict:
         """What else a row shall hold of the model just tested, which is the ANN where there is no job."""

@@ -171,7 +171,7 @@ PIPELINES = {
     'differential': Pipeline(neuron='differential', sizes=6, bias=True),
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
-    # Several spikes a step and as many on average: a few steps of the ANN with activations quantised to 12 T + 1 levels.
+    # Several spikes a step and as many on average: in T steps the ANN with activations quantised to 12 T + 1 levels.
     'bursts': Pipeline(shift='potential', max_spikes=12, max_rate=12, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].
     'maxact': Pipeline(threshold='max', channel_wise=False, shift=None),

@@ -1,6 +1,7 @@
 """How far a spiking model agrees with its own ANN: a metric that needs no annotations."""
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from mmengine.evaluator import BaseMetric
@@ -35,10 +36,17 @@ class AgreementMetric(BaseMetric):
             raise ValueError(f'score_threshold must be from 0 to 1, not {score_threshold}')
         self.score_threshold = score_threshold
         self._model: nn.Module | None = None
+        self._metrics: list[BaseMetric] = []
 
-    def watch(self, model: nn.Module) -> None:
-        """Compare with the ANN in ``model`` from now on; :class:`mmsnn.CalibrationHook` calls this."""
+    def watch(self, model: nn.Module, metrics: Sequence[BaseMetric] = ()) -> None:
+        """Compare with the ANN in ``model`` from now on; :class:`mmsnn.CalibrationHook` calls this.
+
+        Args:
+            model: with spiking parts.
+            metrics: are given what the ANN predicts, to judge it by.
+        """
         self._model = model
+        self._metrics = list(metrics)
 
     def process(self, data_batch: dict, data_samples: list[dict]) -> None:
         """Compare the spiking model's predictions with those of its ANN on the same batch.
@@ -50,6 +58,8 @@ class AgreementMetric(BaseMetric):
             raise RuntimeError('AgreementMetric watches no model: add mmsnn.CalibrationHook to custom_hooks, or call '
                                'watch(model) before the test')
         references = [sample.to_dict() for sample in ann_predictions(self._model, data_batch)]
+        for metric in self._metrics:
+            metric.process(data_batch, references)
         if 'pred_instances' in references[0]:
             self._compare_detections(data_samples, references)
         else:

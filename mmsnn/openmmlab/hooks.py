@@ -1,5 +1,6 @@
 """Calibration as part of a test run."""
 import copy
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import get_world_size, is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, is_model_wrapper
@@ -25,6 +27,7 @@ from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
 from .checks import RUNNING, check_choices, check_fits, check_settings, image_differences
 from .classifier import SpikingClassifier
+from .closing import sum_up, twin
 from .detector import SpikingDetector
 from .images import find_pipeline, image_source, prepared, replace_pipeline, test_pipeline
 from .metrics import SpikeMetric
@@ -78,6 +81,8 @@ class CalibrationHook(Hook):
         check_choices(pipeline, options)
         self._logging = ExitStack()
         self.reports: dict[str, CalibrationReport] = {}
+        self._calibrated = 0., 0.  # when, and how many seconds it took
+        self._of_ann: list[BaseMetric] = []
 
     def before_run(self, runner: Runner) -> None:
         for name, part in find_parts(unwrapped(runner.model)).items():
@@ -95,11 +100,17 @@ class CalibrationHook(Hook):
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise RuntimeError('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: '
                                'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
+        started = time.monotonic()
         self.calibrate(model, runner.cfg, runner.logger)
+        self._calibrated = time.monotonic(), time.monotonic() - started
         self._logging.enter_context(passed_on(runner.logger))
-        for metric in runner.test_loop.evaluator.metrics:
-            if isinstance(metric, (SpikeMetric, AgreementMetric)):
-                metric.watch(model)
+        metrics = runner.test_loop.evaluator.metrics
+        own = [metric for metric in metrics if isinstance(metric, (SpikeMetric, AgreementMetric))]
+        # AgreementMetric runs the ANN, which then gets a score of its own.
+        self._of_ann = [twin(metric) for metric in metrics if metric not in own] if any(
+            isinstance(metric, AgreementMetric) for metric in own) else []
+        for metric in own:
+            metric.watch(model, *[self._of_ann] * isinstance(metric, AgreementMetric))
         for name, report in self.reports.items():
             for number, layer in enumerate(report):
                 scalars = dict(threshold=layer.threshold, error_before=layer.error_before,
@@ -113,6 +124,10 @@ class CalibrationHook(Hook):
                 for number, layer in enumerate(metric.layers.values()):
                     runner.visualizer.add_scalars(
                         {f'{metric.prefix}/{key}': value for key, value in layer.items()}, step=number)
+
+        calibrated, seconds = self._calibrated
+        sum_up(runner, spiking_parts(unwrapped(runner.model)), self.reports, metrics or {}, self._of_ann,
+               (seconds, time.monotonic() - calibrated))
 
     def after_test(self, runner: Runner) -> None:
         self._logging.close()
@@ -182,7 +197,8 @@ class CalibrationHook(Hook):
             logger.info(f'calibrating {name}: {self.method(part.snn.time_steps)}, T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
             self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
-            logger.info(f'{name}, calibrated:\n{self.reports[name]}')
+            logger.info(f"{name}, calibrated (errors: squared, relative to the ANN's squared activations; 1 is that of "
+                        f'a layer that never fires):\n{self.reports[name]}')
 
     def batches(self, model: BaseModel, cfg: Config) -> Iterator[Tensor]:
         """Yield this process's share of preprocessed image batches (N, 3, H, W), each at its own size.

@@ -1,8 +1,11 @@
 """Run a script of the OpenMMLab package that a config belongs to, or build what the config describes."""
+import contextlib
 import importlib.util
+import io
 import os
 import runpy
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +55,19 @@ def read_config(path: str, options: dict | None = None) -> Config:
     except (AssertionError, KeyError, TypeError) as error:  # what mmengine makes of a path that leads nowhere
         raise ValueError(f"config '{path}' has no place for --cfg-options {options} ({error})") from error
     return cfg
+
+
+def import_quietly(scope: str) -> None:
+    """Import a package of OpenMMLab without what it says, many times over, about software that it can do without."""
+    said = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+        warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+        for name in ('datasets', 'evaluation'):
+            if importlib.util.find_spec(scope):
+                importlib.import_module(f'{scope}.{name}')
+    for line in said.getvalue().splitlines():
+        if 'Could not import OneDL' not in line:
+            print(line)
 
 
 def find_config(arguments: Sequence[str]) -> str | None:
@@ -105,6 +121,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
     if not script.is_file():
         sys.exit(f'{scope} carries no {script}; install it as a wheel, or run tools/{name}.py of its source directly')
     keep_freed_memory()
+    import_quietly(scope)
     sys.argv = [sys.argv[0], *arguments]
     runpy.run_path(str(script), run_name='__main__')
 
@@ -136,6 +153,7 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
         cfg.merge_from_dict(DDP_WITHOUT_GPU)
     hook = calibration_hook(cfg)
     keep_freed_memory()
+    import_quietly(cfg.get('default_scope') or 'mmdet')
     runner = Runner.from_cfg(cfg)
     loaded = runner.load_checkpoint(checkpoint)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
