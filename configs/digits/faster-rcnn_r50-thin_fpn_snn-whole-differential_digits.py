@@ -5,6 +5,7 @@ model = dict(
     _delete_=True,
     type='mmsnn.SpikingDetector',
     time_steps=4,
+    coding='differential',
     detector=_base_.model,
     backbone=dict())  # init_detector of mmdet looks for it
 load_from = None  # what the ANN's training started from

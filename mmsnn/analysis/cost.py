@@ -40,7 +40,8 @@ class Cost:
             direct coding computes once per image.
         ann_macs: of the whole ANN, graded units included.
         graded_operations: of graded units, see :attr:`SpikingNetwork.graded`, at all T steps: the multiply-accumulates
-            of products, and one for each element that any other operation reads.
+            of products, and one for each element that any other operation reads; and the multiply-accumulates of layers
+            that read no spikes but what other layers give, as the output convolutions of a pyramid in a rate code.
     """
 
     images: int = 0
@@ -206,6 +207,10 @@ class _Connectome(fx.Interpreter):
         self.total += macs
         if n not in self.varies:
             self.analog += macs
+        elif reads_no_spikes(incoming, self.varies):
+            self.units[n.name] = macs
+            self.products += macs
+            return result
         for source, copies in feeding_neurons(incoming, self.varies, self.sizes).items():
             self.fan_out[neuron_name(source)] += macs / given.numel() * copies
         return result
@@ -253,10 +258,30 @@ def feeding_neurons(node: fx.Node, varies: set[fx.Node], sizes: dict[fx.Node, in
         if is_neuron(current):
             found[current] = copies
             continue
-        module = module_of(current)
-        elementwise = module is None or isinstance(module, NORMS) or not any(True for _ in module.parameters())
-        if elementwise and not reads_shape(current) and weighted_input(current, varies) is None:
-            if isinstance(module, GROWING) or current.target in GROWING_FUNCTIONS:
+        if _passes_on(current, varies):
+            if isinstance(module_of(current), GROWING) or current.target in GROWING_FUNCTIONS:
                 copies *= max(1., sizes[current] / sizes[source_of(current)])
             stack += [(source, copies) for source in current.all_input_nodes]
     return found
+
+
+def reads_no_spikes(node: fx.Node, varies: set[fx.Node]) -> bool:
+    """Whether a value varies in time and holds sums of weighted spikes: a layer that reads it multiplies at each step."""
+    stack, seen = [node], set[fx.Node]()
+    while stack:
+        current = stack.pop()
+        if current in seen or current not in varies or is_neuron(current):
+            continue
+        seen.add(current)
+        if weighted_input(current, varies) is not None:
+            return True
+        if _passes_on(current, varies):
+            stack += current.all_input_nodes
+    return False
+
+
+def _passes_on(node: fx.Node, varies: set[fx.Node]) -> bool:
+    """Whether an operation connects no others: what it gives are spikes where it reads spikes."""
+    module = module_of(node)
+    elementwise = module is None or isinstance(module, NORMS) or not any(True for _ in module.parameters())
+    return elementwise and not reads_shape(node) and weighted_input(node, varies) is None

@@ -7,7 +7,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 # What a subclass may define without computing anything else.
 HARMLESS = {'__init__', '__module__', '__doc__', '__qualname__', '__annotations__', '__constants__', '__dict__',
             '__weakref__', '__firstlineno__', '__static_attributes__', '__annotate__', '__annotate_func__',
-            '__repr__', '_version', 'extra_repr', 'reset_parameters', 'init_weights'}
+            '__repr__', '_version', 'extra_repr', 'reset_parameters', 'init_weights',
+            '_check_input_dim'}  # mmengine's SyncBatchNorm takes any number of dimensions
 
 
 def is_plain(kind: type[nn.Module]) -> bool:

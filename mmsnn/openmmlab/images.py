@@ -47,7 +47,8 @@ def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
     if inner is None:
         dataset['pipeline'] = pipeline
         return
-    dataset.pop('pipeline', None)
+    if 'pipeline' in dataset:
+        dataset['pipeline'] = []  # some, such as MultiImageMixDataset, insist on one
     for child in inner if isinstance(inner, (list, tuple)) else [inner]:
         replace_pipeline(child, pipeline)
 
