@@ -3,6 +3,7 @@
 Differential coding: O'Connor and Welling, *Sigma Delta Quantized Networks*, 2016; Huang et al., *Differential Coding
 for Training-Free ANN-to-SNN Conversion*, ICML 2025.
 """
+import math
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +115,7 @@ class Differential(NeuronModel):
         # The largest spikes come first, as long as they are the nearest.
         short = 0. if self.uniform or self.sizes == 1 else .25 * self.highest
         sent = wanted.sign() * self.highest * torch.floor((wanted.abs() + short) / self.highest)
-        for _ in range(self.sizes):
+        for _ in range(math.ceil(math.log(1.5 * self.highest, 3))):  # each leaves at most a third
             sent = sent + self.nearest(wanted - sent)
         return sent
 
