@@ -17,7 +17,7 @@ from _tables import TABLES, whole
 from make_digits import make_digits
 
 from mmsnn.experiments import recompute
-from mmsnn.experiments.recompute import Table, differences, markdown, page_cells, printed, stored, transposed
+from mmsnn.experiments.recompute import Table, cells_of, differences, markdown, page_cells, printed, stored, transposed
 
 PAGE = """# Page
 
@@ -45,6 +45,8 @@ def test_cells_of_a_page(page, tmp_path):
     cells = page_cells(page, tmp_path)
     assert cells['`light`, 16', 'mAP'] == '0.75' and cells['`signed`, 8', 'kept'] == '97.3 %'
     assert len(cells) == 6, 'rows of one method are told apart by T, and an empty first cell goes on with the last'
+    assert cells_of([['Method', 'T', 'mAP'], ['`light`', '8', '0.5']]) == {('`light`, 8', 'mAP'): '0.5'}, 'also alone'
+    assert cells_of([['a', 'b', 'c'], ['x', 'y', '1'], ['x', 'z', '2']]) == {('x, y', 'c'): '1', ('x, z', 'c'): '2'}
     with pytest.raises(ValueError, match="page.md has no table that begins with '| Nothing'"):
         page_cells(replace(page, head='Nothing'), tmp_path)
 

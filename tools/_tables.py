@@ -12,7 +12,8 @@ from mmsnn.experiments.recompute import Table, markdown, printed, stored, transp
 DIGITS = 'configs/digits/{0}_r50-thin_fpn{1}_digits.py checkpoints/{0}_r50-thin_fpn_digits.pth'
 CIFAR = 'data/cifar10', 'work_dirs/resnet20_cifar10.pth'
 RESNET = 'configs/resnet_cifar/resnet20_snn-{}_cifar10{}.py work_dirs/resnet20_cifar10.pth'
-MOPS, LIGHT = 'synaptic operations', 'retinanet_r50-thin_fpn_snn-light_digits'
+FIFTH = RESNET.format('advanced', '-fifth')
+DEMO, MOPS, LIGHT = 'python tools/demo.py', 'synaptic operations', 'retinanet_r50-thin_fpn_snn-light_digits'
 
 
 def sweep(model: str, folder: str, arguments: str) -> str:
@@ -61,21 +62,21 @@ TABLES = [
     Table('docs/report.md', 'pipeline | mAP', (
         f'python tools/report.py {DIGITS.format("retinanet", "_snn-light")} --pipelines none light signed --time-steps '
         '2 4 8 --num-images 4 --test-images 6',), reported, minutes=2),
-    Table('README.md', 'Detector | Method', ('python tools/demo.py --time-steps 8 16',),
-          markdown('work_dirs/demo/table.md', only=lambda row: row.endswith((' 8', ' 16', '–'))), minutes=60),
-    Table('docs/results.md', 'Detector | Method', ('python tools/demo.py',), markdown('work_dirs/demo/table.md'),
-          minutes=240, under='Digits'),
-    Table('docs/results.md', 'Detector | Method', (
-        'python tools/demo.py --data bccd --pipelines none light advanced', 'python tools/demo.py --data bccd '
-        '--pipelines signed --time-steps 8 16'), stored('work_dirs/demo_bccd/table.json', by_time), ('data/bccd',),
-          300, 'Blood cells'),
+    Table('README.md', 'Detector | Method', (
+        f'{DEMO} --time-steps 8 --pipelines none light advanced signed', f'{DEMO} --time-steps 16 --pipelines signed'),
+        markdown('work_dirs/demo/table.md', only=(
+            lambda row: row.endswith((' 8', '(`signed`), 16', '–')) and 'weights' not in row)), minutes=30),
+    Table('docs/results.md', 'Detector | Method', (DEMO,), markdown('work_dirs/demo/table.md'), (), 240, 'Digits'),
+    Table('docs/results.md', 'Detector | Method', tuple(f'{DEMO} --data bccd --pipelines {rest}' for rest in (
+        'none light advanced', 'signed --time-steps 8 16')), stored('work_dirs/demo_bccd/table.json', by_time),
+          ('data/bccd',), 300, 'Blood cells'),
     Table('docs/detectors.md', 'detector | calibration images', tuple(
-        f'python tools/demo.py --work-dir work_dirs/whole --pipelines {WHOLE}{rest}' for rest in (
+        f'{DEMO} --work-dir work_dirs/whole --pipelines {WHOLE}{rest}' for rest in (
             ' --time-steps 2 3 4', ':num_images=32 --time-steps 4',
             ':num_images=32 --time-steps 2 3 --detectors RetinaNet')),
           stored('work_dirs/whole/table.json', whole), minutes=20, under='What it costs'),
     Table('docs/signed.md', 'detector | ANN', (
-        f'python tools/demo.py --work-dir work_dirs/demo_signed --time-steps 8 16 --pipelines signed {WEIGHTS}',),
+        f'{DEMO} --work-dir work_dirs/demo_signed --time-steps 8 16 --pipelines signed {WEIGHTS}',),
         stored('work_dirs/demo_signed/table.json', by_detector), minutes=30),
     Table('docs/reproduce.md', 'checkpoint | epochs', tuple(
         f'python tools/test.py {DIGITS.format(detector, "")}' for detector in ('retinanet', 'faster-rcnn')),
@@ -92,9 +93,8 @@ TABLES = [
         'signed:max_spikes=2,max_rate=1 signed'),), swept('all', head), CIFAR, 60)
       for head in ('accuracy/top1 (ANN', MOPS)),
     Table('docs/classification.md', 'earlier methods', (sweep(
-        RESNET.format('advanced', '-fifth'), 'earlier', '--time-steps 16 --pipelines maxact percentile spike-norm '
-        'rmp'),), swept('earlier'), CIFAR, 10),
+        FIFTH, 'earlier', '--time-steps 16 --pipelines maxact percentile spike-norm rmp'),), swept('earlier'), CIFAR),
     Table('docs/classification.md', 'top-1, %, T = 8', (sweep(
-        RESNET.format('advanced', '-fifth'), 'table6', '--time-steps 8 --pipelines light --num-images 32 64 128 256 '
-        '--seeds 2'),), swept('table6'), CIFAR, 20),
+        FIFTH, 'table6', '--time-steps 8 --pipelines light --num-images 32 64 128 256 --seeds 2'),), swept('table6'),
+        CIFAR, 20),
 ]

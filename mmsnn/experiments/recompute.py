@@ -72,13 +72,15 @@ def markdown_tables(text: str) -> list[tuple[str, list[list[str]]]]:
 def cells_of(rows: list[list[str]]) -> Cells:
     """Cells by row and column.
 
-    A row is named by its first cells, as many as tell the rows apart; an empty first cell is that of the row before.
+    A row is named by its cells up to T where there is a column T, otherwise by as many as tell the rows apart; an empty
+    first cell is that of the row before.
     """
     columns, *lines = rows
     for before, line in zip(lines, lines[1:]):
         line[0] = line[0] or before[0]
-    keys = next((count for count in range(1, len(columns))
-                 if len({tuple(line[:count]) for line in lines}) == len(lines)), len(columns) - 1)
+    keys = columns.index('T') + 1 if 'T' in columns else next(
+        (count for count in range(1, len(columns)) if len({tuple(line[:count]) for line in lines}) == len(lines)),
+        len(columns) - 1)
     return {(', '.join(filter(None, line[:keys])), column): cell
             for line in lines for column, cell in zip(columns[keys:], line[keys:]) if cell}
 
