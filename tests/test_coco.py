@@ -14,7 +14,8 @@ from mmsnn.openmmlab.wrapper import spiking_parts
 
 ROOT = Path(__file__).parent.parent
 COCO = ROOT.parent / 'shared' / 'data' / 'coco'
-CONFIGS = sorted((ROOT / 'configs').glob('*/*_1x_snn-*_coco.py'))
+CONFIGS = sorted(path for net in ('retinanet', 'faster-rcnn') for path in (ROOT / 'configs').glob(
+    f'*/{net}_r50_fpn_1x_snn-*_coco.py'))  # test_detector_zoo.py has the others
 WHOLE = [path for path in CONFIGS if '-whole-' in path.name]
 
 
@@ -58,8 +59,9 @@ def test_two_real_images_from_calibration_to_map(path, tmp_path):
     parts = spiking_parts(runner.model)
     assert all(part.snn.settings['pipeline'] in path.name for part in parts.values())
     # Behind the backbone: 8 ReLUs of RetinaNet's towers on each of 5 levels; one of the RPN on each, and in the RoI
-    # head what sends its input and two layers.
-    expected = ([49 + 8 * 5] if 'retinanet' in path.name else [49 + 5, 3]) if path in WHOLE else [49]
+    # head what sends its input and two layers. Identities send the pyramid's sums (3; 4) to its output convolutions,
+    # and each of its 5 levels to the head.
+    expected = ([49 + 8 * 5 + 3 + 5] if 'retinanet' in path.name else [49 + 5 + 4 + 5, 3]) if path in WHOLE else [49]
     assert [len(part.snn.neurons) for part in parts.values()] == expected
     assert 'coco/bbox_mAP' in metrics
     assert any(isinstance(hook, CalibrationHook) for hook in runner.hooks)

@@ -29,6 +29,39 @@ def test_counts_by_hand():
     assert counter.cost.images == 2, 'nothing is counted outside'
 
 
+def test_operations_by_layer():
+    snn = mmsnn.convert(three_layers(), 4)
+    x = torch.tensor([1., .5]).view(2, 1, 1, 1)
+    mmsnn.calibrate(snn, [x], 'maxact', progress=False)
+    with CostCounter(snn) as counter:
+        snn(x)
+    # As above, where they take place: the first layer sees the image, the others what it is connected to.
+    layers = list(counter.cost.layers.values())
+    assert [layer['ann_macs'] for layer in layers] == [2 * 2, 2 * 6, 2 * 12]
+    assert [layer['analog_macs'] for layer in layers] == [4, 0, 0]
+    assert [layer['synaptic_operations'] for layer in layers] == [0, 12 * 3, 18 * 4]
+    assert [layer['event_operations'] for layer in layers] == [0, 12 * 3, 18 * 4]
+
+
+def test_layers_that_read_no_spikes_multiply_at_each_step():
+    """In a rate code two layers in a row: the second reads what the first gives, sums of weighted spikes."""
+    ann = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1), nn.Conv2d(3, 4, 1))
+    x = torch.rand(1, 1, 1, 1)
+
+    def cost(coding, pipeline):
+        snn = mmsnn.convert(ann, 5, coding=coding)
+        mmsnn.calibrate(snn, [x], pipeline, progress=False)
+        with CostCounter(snn) as counter:
+            snn(x)
+        return counter.cost
+
+    rate = cost('rate', 'light')
+    assert rate.graded_operations == 3 * 4 * 5 and rate.layers['3']['graded_operations'] == 3 * 4 * 5
+    assert rate.ann_macs == 2 + 6 + 12 and rate.layers['3']['synaptic_operations'] == 0
+    # Neurons of the identity stand in between.
+    assert cost('differential', 'differential').graded_operations == 0
+
+
 def test_negative_spikes_count_as_one_and_bursts_as_their_size():
     neuron = mmsnn.IFNeuron()
     neuron.threshold, neuron.bias = torch.tensor([.5]), torch.zeros(1)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 NETS = 'retinanet', 'faster-rcnn'
 PARTS = dict(zip(NETS, (['backbone_neck_bbox_head'], ['backbone_neck_rpn_head', 'roi_head.bbox_head'])))
+HEADS = dict(zip(NETS, (['bbox_head'], ['rpn_head', 'roi_head.bbox_head'])))
 
 register_all_modules()
 
@@ -102,7 +103,11 @@ def test_a_whole_detector_in_a_test_run(tested):
     # Every weight spikes, but for the first layer, which sees the image.
     assert metrics['spike/other_macs'] == 0 and metrics['spike/analog_macs'] < .06 * metrics['spike/ann_macs']
     assert metrics['spike/event_operations'] < metrics['spike/synaptic_operations']
-    assert metrics['spike/event_energy_ratio'] < .5
+    assert metrics['spike/graded_operations'] == 0 and metrics['spike/event_energy_ratio'] < .5
+    shares = {key.removeprefix('spike/').removesuffix('_event_share'): value for key, value in metrics.items()
+              if key.endswith('_event_share')}
+    assert list(shares) == ['backbone', 'neck', *HEADS[net]]
+    assert sum(shares.values()) == pytest.approx(metrics['spike/event_energy_ratio'])
 
 
 def raw_errors(model, batch):

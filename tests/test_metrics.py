@@ -56,6 +56,13 @@ def test_costs_by_hand():
     model(images)
     metric.process({}, [])
     assert metric.evaluate(size=100) == result
+    # The backbone's 2 analog MACs and 54 additions (all of size one), and the head's 8 MACs, of 28 as ANN.
+    shares = {key.removeprefix('spike/'): value for key, value in result.items() if key.endswith('_share')}
+    assert shares == pytest.approx(dict(
+        backbone_ann_share=20 / 28, backbone_event_share=(2 + 54 * .9 / 4.6) / 28, head_ann_share=8 / 28,
+        head_event_share=8 / 28))
+    assert metric.parts['backbone'] == dict(ann_macs=20, analog_macs=2, graded_operations=0, synaptic_operations=54,
+                                            event_operations=54)
     cheap = measured(model, [images], mac_energy=1., addition_energy=.5)
     assert cheap['spike/energy_ratio'] == pytest.approx((10 + 54 / 2) / 28)
 

@@ -119,9 +119,13 @@ def test_index_names_the_committed_checkpoints_and_their_scores():
             row = next(line for line in page.splitlines() if f'`{model["Config"]}`' in line)
             assert f'| {result["Metrics"]["Top 1 Accuracy"]} |' in row
             continue
-        table = readme[readme.index('**Blood cells**' if 'bccd' in weights else '**Digits**'):]
-        row = next(line for line in table.splitlines() if line.startswith(f'| **{model["Metadata"]["Architecture"]}**'))
-        assert f'(ANN mAP: {result["Metrics"]["box AP"] / 100:.3f})' in row
+        table, name = readme[readme.index('**Blood cells**' if 'bccd' in weights else '**Digits**'):], model['Metadata']
+        score = f'{result["Metrics"]["box AP"] / 100:.3f}'
+        rows = [line for line in table.splitlines() if line.startswith(f'| **{name["Architecture"]}**')]
+        if rows:
+            assert f'(ANN mAP: {score})' in rows[0]
+        else:  # measured as a whole only
+            assert f'| {name["Architecture"]} | ANN | | {score} |' in (ROOT / 'docs' / 'detectors.md').read_text()
 
 
 def test_commands_work_on_a_config_of_the_users_own(environment, user):

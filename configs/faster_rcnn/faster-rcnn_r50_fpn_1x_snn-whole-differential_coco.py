@@ -8,7 +8,7 @@ model = dict(
     coding='differential',
     detector=_base_.model,
     backbone=dict())  # init_detector of mmdet looks for it
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, num_images=128)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=8, num_images=128)]
 # The checkpoint of the ANN, to give to tools/test.py or tools/calibrate.py (a URL works there too).
 load_from = ('https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r50_fpn_1x_coco/'
              'faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth')

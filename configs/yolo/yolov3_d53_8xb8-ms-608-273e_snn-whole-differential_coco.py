@@ -8,7 +8,7 @@ model = dict(
     coding='differential',
     detector=_base_.model,
     backbone=dict())  # init_detector of mmdet looks for it
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, num_images=128)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=8, num_images=128)]
 # The checkpoint of the ANN, to give to tools/test.py or tools/calibrate.py (a URL works there too).
 load_from = ('https://download.openmmlab.com/mmdetection/v2.0/yolo/yolov3_d53_mstrain-608_273e_coco/'
              'yolov3_d53_mstrain-608_273e_coco_20210518_115020-a2c3acb8.pth')

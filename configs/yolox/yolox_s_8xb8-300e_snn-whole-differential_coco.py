@@ -8,7 +8,7 @@ model = dict(
     coding='differential',
     detector=_base_.model,
     backbone=dict())  # init_detector of mmdet looks for it
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, num_images=128)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=8, num_images=128)]
 # The checkpoint of the ANN, to give to tools/test.py or tools/calibrate.py (a URL works there too).
 load_from = ('https://download.openmmlab.com/mmdetection/v2.0/yolox/yolox_s_8x8_300e_coco/'
              'yolox_s_8x8_300e_coco_20211121_095711-4592a793.pth')

@@ -87,7 +87,10 @@ class SpikingDetector(BaseModel):
         if len(self._dense) > 1:
             twin.neck = None
         if head:
-            setattr(twin, head, twin_of(getattr(ann, head), forward=operator.attrgetter('outputs')))
+            boxes = twin_of(getattr(ann, head), forward=operator.attrgetter('outputs'))
+            if not hasattr(boxes, 'loss_cls'):
+                object.__setattr__(boxes, 'loss_cls', None)  # mmdet 3.3 looks for it when predicting; SSD's has none
+            setattr(twin, head, boxes)
         return {'_'.join(self._dense): part, **others}
 
     def _spiking_roi_head(self, roi_head: nn.Module, patterns: dict, options: dict) -> nn.Module:
@@ -141,9 +144,13 @@ class SpikingDetector(BaseModel):
 
 
 def dense_modules(ann: nn.Module) -> list[str]:
-    """The names of backbone, neck and dense head of a detector, as far as it has them, in order."""
+    """The names of backbone, neck and dense head of a detector, as far as it has them, in order.
+
+    A head behind a transformer, as DETR's, is none: it sees no feature maps.
+    """
     backbone, neck, heads = DENSE
-    return [name for name in (backbone, neck, *[head for head in heads if hasattr(ann, head)][:1])
+    seen = [head for head in heads if hasattr(ann, head) and not hasattr(ann, 'decoder')]
+    return [name for name in (backbone, neck, *seen[:1])
             if getattr(ann, name, None) is not None]
 
 
