@@ -72,7 +72,7 @@ def config_of(path, digits, folder):
     if 'ssd' in path.name:  # its head fits images of one size only: one of them
         cfg.custom_hooks[0].num_images = cfg.test_dataloader.dataset.indices = 1
     else:
-        changed(cfg.test_dataloader.dataset.pipeline, scale=(96, 96), size=(96, 96))
+        changed(cfg.test_dataloader.dataset.pipeline, scale=(128, 128), size=(128, 128))
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False, batch_size=1)
     cfg.test_evaluator = [dict(type='CocoMetric', ann_file=f'{digits}/train.json', metric='bbox'),
@@ -85,7 +85,7 @@ def config_of(path, digits, folder):
 def settled(detector, x):
     """The detector with random weights, and statistics as of training on ``x``.
 
-    Norms scale by a quarter and add one half: random networks that only normalise amplify any difference, trained ones
+    Norms scale by an eighth and add one half: random networks that only normalise amplify any difference, trained ones
     do not.
     """
     detector.init_weights()
@@ -95,7 +95,7 @@ def settled(detector, x):
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=.1)
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
-            nn.init.constant_(module.weight, .25)
+            nn.init.constant_(module.weight, .125)
             nn.init.constant_(module.bias, .5)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum, module.training = 1., True
