@@ -15,7 +15,7 @@ from .settings import check_coding, check_conversion, read_settings
 from .structure import assemble, output_nodes
 
 READOUTS = ('spikes', 'potential')
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16', 'int8')
 
 
 def neuron_name(node: fx.Node) -> str:
