@@ -80,7 +80,7 @@ def eager(snn):
     """The same network with all that compiling changes but the compiler: memory layout, types, size of chunks."""
     snn = copy.copy(snn)
     snn._loop = TimeLoop(snn.network, snn.plan, compile=True)
-    snn._loop.program = lambda module, device: module
+    snn._loop.program = lambda module, device, freezing=True: module
     return snn
 
 

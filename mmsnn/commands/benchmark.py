@@ -22,7 +22,7 @@ from .arguments import add_size, positive
 
 WHAT = 'simulation', 'memory', 'calibration', 'shapes', 'breakdown', 'events'
 NETWORKS = 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenet_v2'
-CANDIDATES = 'plain', 'compiled', 'bfloat16', 'naive', 'spikingjelly'
+CANDIDATES = 'plain', 'compiled', 'bfloat16', 'int8', 'naive', 'spikingjelly'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

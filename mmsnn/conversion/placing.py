@@ -46,7 +46,8 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
             (delayed readout).
         chunk_steps: time steps simulated at once; chosen by size when None. Changes speed and memory, not results.
         dtype: of spikes, currents and weights when simulating: ``'float32'`` or ``'bfloat16'``, which rounds weights
-            and thresholds to 8 bits; membrane potentials and sums stay float32.
+            and thresholds to 8 bits; membrane potentials and sums stay float32. ``'int8'``: spikes of convolutions are
+            bytes and their weights rounded to 8 bits, see :mod:`mmsnn.simulation.integers`.
         compile: compile the simulation with torch.compile: faster after some 20 seconds once or twice.
         coding: ``'rate'``: neurons stand for ReLUs; or ``'differential'``: for any activation, and only pipelines of
             differential coding can calibrate them.

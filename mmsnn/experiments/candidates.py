@@ -14,7 +14,8 @@ from ..simulation.plan import Plan, evaluate, is_neuron, neuron_of
 
 NETWORKS: dict[str, dict] = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (18, 34, 50, 101)},
             'mobilenet_v2': dict(type='MobileNetV2', out_indices=(7,))}
-FAST: dict[str, dict] = {'plain': {}, 'compiled': dict(compile=True), 'bfloat16': dict(compile=True, dtype='bfloat16')}
+FAST: dict[str, dict] = {'plain': {}, 'compiled': dict(compile=True), 'bfloat16': dict(compile=True, dtype='bfloat16'),
+                         'int8': dict(compile=True, dtype='int8')}
 
 
 def build(name: str, device: str) -> nn.Module:

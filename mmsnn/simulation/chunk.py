@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from .firing import Firing, join
+from .firing import Decoder, Firing, join
 from .folding import BROADCAST, MERGED, folding_of
+from .integers import Code, IntegerConvolution, code_of, integer_layers
 from .operations import is_max_pool, reads_shape, source_of
 from .plan import Plan, evaluate, is_neuron
 
@@ -44,11 +45,15 @@ class Chunk:
         in_place: whether to update the tensors kept.
         share: whether to call the network's own modules, not copies.
         tiled: whether neurons fire in tiles, and change the states that are given to them: see :class:`Firing`.
+        integers: whether convolutions behind neurons work on 8-bit integers, see :mod:`mmsnn.simulation.integers`.
     """
 
     def __init__(self, plan: Plan, dimensions: Mapping[fx.Node, int], steps: int, dtype: torch.dtype | None = None,
                  record: bool = False, each_step: bool = False, in_place: bool = True,
-                 share: bool = True, tiled: bool = False) -> None:
+                 share: bool = True, tiled: bool = False, integers: bool = False) -> None:
+        self.integer_layers = integer_layers(plan) if integers else {}
+        self.coded: dict[fx.Node, Code] = {source: code for source in self.integer_layers.values()
+                                           if (code := code_of(plan.modules[source])) is not None}
         self.plan, self.dimensions, self.steps, self.dtype = plan, dimensions, steps, dtype
         self.share, self.tiled = share and dtype is None, tiled
         varying = set(plan.varying)
@@ -90,6 +95,7 @@ class _Builder:
         self.single: dict[fx.Node, list[fx.Node]] = {}
         self.constant: dict[fx.Node, fx.Node] = {}  # of a static one, in ``dtype``
         self.given: dict[fx.Node, fx.Node] = {}  # the same as it was
+        self.codes: dict[fx.Node, list[fx.Node]] = {}  # what neurons hand on at each step, as bytes
         self.counts: list[fx.Node] = []
 
     def build(self, record: bool, each_step: bool, in_place: bool) -> fx.GraphModule:
@@ -163,16 +169,31 @@ class _Builder:
 
     def _copy(self, node: fx.Node) -> None:
         """An operation on the values of one step, at all steps at once where that is the same."""
-        how = folding_of(node, self.plan.varies, self.chunk.dimensions) if self.steps > 1 else None
+        source = self.chunk.integer_layers.get(node)
+        # Joining the steps' bytes is a pass over memory that a compiler does not merge with the neurons.
+        several = self.steps > 1 and not self.chunk.coded
+        how = folding_of(node, self.plan.varies, self.chunk.dimensions) if several else None
         if how == BROADCAST:
             self.together[node] = self._call(node, lambda arg: self.value(arg) if arg in self.plan.varies
                                              else self.once(arg))
         elif how == MERGED:
             self.together[node] = self.graph.call_function(_split, (self._call(node, self._merged), self.steps))
+        elif source is not None:
+            name = self._module(f'integer_{node.name}', IntegerConvolution(
+                self.plan.modules[node], self.plan.modules[source].threshold, self.chunk.coded[source]))
+            self._each(node, [self.graph.call_module(name, (codes,)) for codes in self.codes[source]])
         else:
-            self.single[node] = [self._call(node, functools.partial(self.at, step=step)) for step in range(self.steps)]
-            if self.steps == 1:
-                self.together[node] = self.single[node][0]
+            self._each(node, [self._call(node, functools.partial(self.at, step=step)) for step in range(self.steps)])
+
+    def _each(self, node: fx.Node, values: list[fx.Node]) -> None:
+        """Set the value of a node at each step."""
+        self.single[node] = values
+        if self.steps == 1:
+            self.together[node] = values[0]
+
+    def _module(self, name: str, module: nn.Module) -> str:
+        self.root.add_module(name, module)
+        return name
 
     def _merged(self, node: fx.Node) -> fx.Node:
         if node not in self.plan.varies:
@@ -200,13 +221,22 @@ class _Builder:
     def _fire(self, node: fx.Node, kept: dict, update: Callable, bias: fx.Node | None, record: bool) -> None:
         source = source_of(node)
         varies = source in self.plan.varies
-        current = self.value(source) if varies else self.given.get(source) or self.once(source)
+        current: Any
+        if not varies:
+            current = self.given.get(source) or self.once(source)
+        else:
+            current = [self.at(source, step) for step in range(self.steps)] if self.chunk.coded else self.value(source)
         states = [kept[entry] for entry in self.chunk.kept if entry.node is node and entry.kind == 'neuron']
-        name = f'fire_{node.name}'
-        self.root.add_module(name, Firing(
-            self.plan.modules[node], self.steps, varies, self.dtype, record, self.chunk.tiled))
+        neuron, code = self.plan.modules[node], self.chunk.coded.get(node)
+        name = self._module(f'fire_{node.name}', Firing(
+            neuron, self.steps, varies, self.dtype, record, self.chunk.tiled, code))
         fired = self.graph.call_module(name, (current, bias, *states))
         self.together[node] = self.graph.call_function(_item, (fired, 0))
+        if code is not None:
+            name = self._module(f'decode_{node.name}', Decoder(neuron, code, self.chunk.dimensions[node]))
+            codes = self.together.pop(node)
+            self.codes[node] = [self.graph.call_function(_item, (codes, step)) for step in range(self.steps)]
+            self._each(node, [self.graph.call_module(name, (codes,)) for codes in self.codes[node]])
         for number, _ in enumerate(states):
             update(Kept(node, 'neuron', number), self.graph.call_function(_item, (fired, number + 1)))
         if record:
@@ -236,9 +266,7 @@ class _Builder:
         for index, value in enumerate(sums.values()):
             update(Kept(node, 'sum', index), value)
         update(Kept(node, 'total'), total)
-        self.single[node] = outputs
-        if self.steps == 1:
-            self.together[node] = outputs[0]
+        self._each(node, outputs)
 
 
 def _split(value: Tensor, steps: int) -> Tensor:

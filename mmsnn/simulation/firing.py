@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..neurons.layer import IFNeuron, activate
 from ..neurons.model import State, advance, count_spikes, per_channel
+from .integers import Code
 
 TILE = 2 ** 17  # neurons that take their steps together where caches matter: what they need fits into a cache
 
@@ -22,15 +23,16 @@ class Firing(nn.Module):
         tiled: whether to change the state in place and, in large layers, let some channels after the other take all
             their steps: what is computed on the way then stays in the processor's cache. A compiler does better by
             itself.
+        code: hand on bytes, coded so, instead of values.
     """
 
     threshold: Tensor
     bias: Tensor
 
     def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None,
-                 record: bool = False, tiled: bool = False) -> None:
+                 record: bool = False, tiled: bool = False, code: Code | None = None) -> None:
         super().__init__()
-        self.record, self.tiled = record, tiled
+        self.record, self.tiled, self.code = record, tiled, code
         self.ceiling, self.activation, self.axis = neuron.ceiling, neuron.activation, neuron.channel_axis
         self.model, self.time_steps = neuron.rule, neuron.time_steps
         self.steps, self.varies, self.dtype = steps, varies, dtype
@@ -38,30 +40,55 @@ class Firing(nn.Module):
         self.register_buffer('threshold', threshold.clone())
         self.register_buffer('bias', neuron.bias.clone())
 
-    def forward(self, current: Tensor, bias: Tensor | None, potential: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, current: Tensor | list[Tensor], bias: Tensor | None, potential: Tensor,
+                *others: Tensor) -> tuple:
         """Fire.
 
         Args:
-            current: (K, N, ...), or (N, ...) where it does not vary or K is 1.
+            current: (K, N, ...), or K currents of (N, ...); one of (N, ...) where it does not vary or K is 1.
             bias: of each of the K steps, (K, C), where steps have biases of their own.
             potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
 
         Returns:
-            What is handed on, (K, N, ...), or (N, ...) where K is 1; the tensors of the state after the last step; and,
-            where they are recorded, the numbers of events and spikes, (2,).
+            What is handed on, (K, N, ...), or (N, ...) where K is 1 (bytes: a list of K such); the tensors of the state
+            after the last step; and, where they are recorded, the numbers of events and spikes, (2,).
         """
-        currents: Sequence[Tensor] = (current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps)
+        currents: Sequence[Tensor]
+        if isinstance(current, list):
+            currents = current
+        else:
+            currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
         constant: Tensor | list[Tensor] = per_channel(self.bias, potential, self.axis) if bias is None else [
             per_channel(each, potential, self.axis) for each in bias]
-        state: State = (potential, *(value.to(potential.dtype) for value in others))
         threshold = per_channel(self.threshold, potential, self.axis)
         if self.tiled:
-            return self._in_tiles(currents, constant, state, threshold)
+            return self._in_tiles(currents, constant, (potential, *others), threshold)
+        if self.code is not None:
+            return self._fire_codes(currents, constant, (potential, *others), threshold)
+        state: State = (potential, *(value.to(potential.dtype) for value in others))
         handed_on, state, counts = self._advance(currents, constant, state, threshold)
         if self.dtype is not None:
             handed_on = [value.to(self.dtype) for value in handed_on]
         stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
         return (join(handed_on) if self.steps > 1 else handed_on[0], *stored, *counts)
+
+    def _fire_codes(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
+                    threshold: Tensor) -> tuple:
+        """The same, handing on a list of bytes; neurons that send changes remember what they have sent as a byte."""
+        assert self.code is not None
+        kinds, scale = [value.dtype for value in state], threshold
+        state = (state[0].to(threshold.dtype), *(value.to(threshold.dtype) for value in state[1:]))
+        if self.model.coding == 'differential':  # in units of the threshold
+            assert isinstance(constant, Tensor)
+            currents = [activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation) / threshold
+                        for current in currents]
+            state, scale = (state[0] - self.code.zero_point,), torch.ones_like(threshold)
+        spikes, handed_on, state = advance(self.model, currents, constant, state, scale, self.time_steps)
+        codes = [self.code.encode(value, scale) for value in handed_on]
+        if self.model.coding == 'differential':
+            state = (codes[-1],)
+        counts = [torch.stack([count_spikes(s, scale) for s in spikes]).sum(0)] if self.record else []
+        return (codes, *(value.to(kind) for value, kind in zip(state, kinds)), *counts)
 
     def _advance(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
                  threshold: Tensor) -> tuple[list[Tensor], State, list[Tensor]]:
@@ -104,6 +131,26 @@ class Firing(nn.Module):
                     return value[:, tile]
                 return value[tile] if value.shape[0] == channels else value  # one for all channels
             yield cut
+
+
+class Decoder(nn.Module):
+    """The values that a layer hands on, of their bytes, (K, N, ...) or (N, ...).
+
+    Args:
+        neuron: the layer.
+        code: of its bytes.
+        dimensions: of one step.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, neuron: IFNeuron, code: Code, dimensions: int) -> None:
+        super().__init__()
+        self.code = code
+        self.register_buffer('threshold', neuron.threshold.view(-1, *[1] * (dimensions - 2)).clone())
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.code.decode(codes, self.threshold)
 
 
 def join(values: list[Tensor]) -> Tensor:

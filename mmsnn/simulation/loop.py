@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .chunk import Chunk, Kept
+from .integers import check_integers
 from .plan import Env, Plan, is_neuron
 
 
@@ -20,14 +21,18 @@ class TimeLoop:
         network: the traced graph with its neurons.
         plan: what of it to compute.
         dtype: of spikes, currents and weights: ``'float32'`` leaves all as they are; membrane potentials and sums keep
-            the network's own type.
+            the network's own type. ``'int8'``: of the spikes and weights of convolutions, see
+            :mod:`mmsnn.simulation.integers`.
         compile: whether chunks are compiled by torch.compile.
     """
 
     def __init__(self, network: fx.GraphModule, plan: Plan, dtype: str = 'float32', compile: bool = False) -> None:
         self.network, self.plan, self.compile = network, plan, compile
-        self.dtype = None if dtype == 'float32' else getattr(torch, dtype)
-        self.fast = compile or self.dtype is not None  # channels last, states in the smallest types
+        self.integers = dtype == 'int8'
+        self.dtype = None if dtype in ('float32', 'int8') else getattr(torch, dtype)
+        self.fast = compile or dtype != 'float32'  # channels last, states in the smallest types
+        if self.integers:
+            check_integers()
         self._chunks: dict[tuple, tuple[Chunk, Callable]] = {}
         self._shapes: dict[tuple, dict[fx.Node, torch.Size]] = {}
         self._made_for: list[tuple] = []
@@ -74,8 +79,10 @@ class TimeLoop:
     def _run(self, values: Env, stops: list[int], chunk_steps: int | None, sources: Mapping[fx.Node, torch.Size],
              each_step: bool, spikes: Callable[[fx.Node, int, int], Tensor] | None = None) -> Iterator[tuple]:
         """Yield behind each chunk: the number of steps done, the chunk, the tensors kept, the targets at each step."""
-        static = self.plan.once(values)
         shapes = self.shapes(values, sources)
+        if self.fast:  # so that what follows lies in memory as the chunk wants it
+            values = {node: _channels_last(value) for node, value in values.items()}
+        static = self.plan.once(values)
         record = any(self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node))
         kept: list[Tensor] | None = None
         start = 0
@@ -99,9 +106,9 @@ class TimeLoop:
             yield start, chunk, kept, found
 
     @staticmethod
-    def program(module: nn.Module, device: torch.device) -> Callable:
+    def program(module: nn.Module, device: torch.device, freezing: bool = True) -> Callable:
         """What a compiled loop makes of a chunk."""
-        return compiled(module, device)
+        return compiled(module, device, freezing)
 
     def preferred_steps(self, example: Tensor, time_steps: int) -> int:
         """How many steps one chunk should have.
@@ -109,6 +116,8 @@ class TimeLoop:
         Compiled, membranes are read and written once a chunk, but caches are small, and the time that compiling takes
         grows faster than the number of steps: on a GPU 8 took minutes.
         """
+        if self.integers:
+            return max(steps for steps in range(1, 5) if time_steps % steps == 0)
         if self.fast:
             return 8 // (self.dtype or torch.float32).itemsize
         return chunk_steps_for(example, time_steps)
@@ -127,11 +136,12 @@ class TimeLoop:
         key = steps, record, each_step, tuple(dimensions.values())
         if key not in self._chunks:
             chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, in_place=self.fast,
-                          share=not self.fast, tiled=not self.fast)
+                          share=not self.fast, tiled=not self.fast, integers=self.integers)
             module: nn.Module = chunk.graph_module
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
-            self._chunks[key] = chunk, self.program(module, tensors[0].device) if self.compile else module
+            self._chunks[key] = chunk, self.program(
+                module, tensors[0].device, not self.integers) if self.compile else module
         return self._chunks[key]
 
     def shapes(self, values: Env, sources: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, torch.Size]:
@@ -160,9 +170,16 @@ class TimeLoop:
         like = torch.empty(shape, dtype=example.dtype, device=example.device, memory_format=layout)
         if entry.kind != 'neuron':
             return torch.zeros_like(like)
-        tensor = module.start(like)[entry.number]
         stored = module.rule.storage(module.time_steps)[entry.number]
-        return _channels_last(tensor).to(stored or tensor.dtype) if self.fast else tensor
+        if not self.fast:
+            return module.start(like)[entry.number]
+        if entry.node in chunk.coded and module.rule.coding == 'differential':
+            return torch.full_like(like, chunk.coded[entry.node].zero_point, dtype=torch.uint8)
+        if module.initial_potential.ndim > 1 or module.channel_axis != 1 or like.ndim < 3:
+            return _channels_last(module.start(like)[entry.number]).to(stored or like.dtype)
+        # The same everywhere on the map: to start one position and spread it saves turning the map in memory.
+        one = module.start(like[(slice(None), slice(None), *[slice(0, 1)] * (like.ndim - 2))])[entry.number]
+        return like.to(stored or like.dtype).copy_(one)
 
 
 def schedule(stops: list[int], steps: int, equal: bool) -> list[int]:
@@ -191,8 +208,11 @@ def chunk_steps_for(example: Tensor, time_steps: int) -> int:
     return max(1, min(time_steps, budget // max(1, example.numel())))
 
 
-def compiled(module: nn.Module, device: torch.device) -> Callable:
-    """The module as a compiled program; where the machine has no compiler, as it is, with a warning."""
+def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> Callable:
+    """The module as a compiled program; where the machine has no compiler, as it is, with a warning.
+
+    ``freezing``: weights are constants of it, which oneDNN packs once; compiled anew in every process.
+    """
     compiler = os.environ.get('CXX', 'g++')  # torch's own choice
     if device.type == 'cpu' and shutil.which(compiler) is None:
         logging.getLogger(__name__).warning(
@@ -203,7 +223,7 @@ def compiled(module: nn.Module, device: torch.device) -> Callable:
 
     def run(*args):
         # Given as an option of torch.compile it would come too late: tracing has to keep weights as constants already.
-        with torch._inductor.config.patch(freezing=True):
+        with torch._inductor.config.patch(freezing=freezing):
             return program(*args)
 
     return run

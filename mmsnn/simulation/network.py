@@ -15,7 +15,7 @@ from .settings import check_coding, check_conversion, read_settings
 from .structure import assemble, output_nodes
 
 READOUTS = ('spikes', 'potential')
-DTYPES = ('float32', 'bfloat16')
+DTYPES = ('float32', 'bfloat16', 'int8')
 
 
 def neuron_name(node: fx.Node) -> str:
@@ -32,7 +32,8 @@ class SpikingNetwork(nn.Module):
     Attributes:
         network: the traced graph; its module names are the ANN's own, plus ``neurons``.
         time_steps: T.
-        dtype: of spikes, currents and weights in a simulation; calibration works in float32.
+        dtype: of spikes, currents and weights in a simulation (``'int8'``: of convolutions' spikes and weights);
+            calibration works in float32.
         compile: whether a simulation is compiled by torch.compile.
         delay: steps at the beginning that the mean over time leaves out.
         converted_for: ``'rate'`` or ``'differential'``, see :func:`mmsnn.convert`.
