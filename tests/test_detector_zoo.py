@@ -164,7 +164,6 @@ def test_a_detector_of_the_zoo_from_calibration_to_map(path, digits, tmp_path):
     metrics = runner.test()
     assert 'coco/bbox_mAP' in metrics
     errors = {name: raw_errors(part, received[part]) for name, part in parts.items()}
-    print(path.stem, errors)
     assert all(weights_read_spikes_or_the_image(part.snn.network) for part in parts.values())
     assert metrics['spike/other_macs'] == 0 and metrics['spike/analog_macs'] < .1 * metrics['spike/ann_macs']
     assert max(map(max, errors.values())) < .02, errors
