@@ -413,6 +413,10 @@ def test_default_is_the_usual_pipeline():
     assert torch.equal(snn(data[0]), expected(data[0])) and snn.settings == expected.settings
     assert mmsnn.CalibrationHook().named(T) == 'differential' and mmsnn.CalibrationHook('light').named(T) == 'light'
     assert mmsnn.CalibrationHook(levels=5).named(T) == 'bursts'
+    assert mmsnn.CalibrationHook().named(1, 'differential') == 'differential', 'what the network was converted for'
+    changes = mmsnn.convert(net, 1, coding='differential')
+    mmsnn.calibrate(changes, data, progress=False)
+    assert changes.settings['pipeline'] == 'differential'
 
 
 def test_running_means_of_one_simulation():

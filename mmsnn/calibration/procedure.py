@@ -84,7 +84,7 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
             ``potential='position'``, or weights that have been calibrated before.
         OSError: the temporary files do not fit on the disk.
     """
-    pipeline = pipeline or usual_pipeline(snn.time_steps, options.get('levels'))
+    pipeline = pipeline or usual_pipeline(snn.time_steps, options.get('levels'), snn.converted_for)
     chosen = make_pipeline(pipeline, **options)
     with snn.full_precision():
         return _calibrate(snn, batches, pipeline, chosen, histograms, memory_budget, progress)

@@ -146,8 +146,8 @@ def hook_of(cfg) -> tuple[str, dict]:
     from mmsnn.openmmlab.hooks import calibration_hook
     from mmsnn.openmmlab.preflight import spiking_models
     hook = calibration_hook(cfg)
-    steps = next((time_steps for _, time_steps in spiking_models(cfg.model)), 1)
-    return hook.named(steps), {key: value for key, value in hook.choices().items() if key != 'seed'}
+    chosen = next(((time_steps, coding) for _, time_steps, coding in spiking_models(cfg.model)), (1,))
+    return hook.named(*chosen), {key: value for key, value in hook.choices().items() if key != 'seed'}
 
 
 def evaluate(worker: tuple, job: dict) -> dict:

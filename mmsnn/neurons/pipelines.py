@@ -216,11 +216,14 @@ def make_pipeline(name: str, levels: int | None = None, **options) -> Pipeline:
     return replace(PIPELINES[name], **options)
 
 
-def usual_pipeline(time_steps: int, levels: int | None = None) -> str:
+def usual_pipeline(time_steps: int, levels: int | None = None, coding: str = 'rate') -> str:
     """The pipeline to take for T steps where none is named, for neurons with so many levels a step (default: 13).
 
+    A network that was converted for differential coding gets that.
     Chosen on training images; docs/near_lossless.md has the numbers.
     """
+    if coding == 'differential':
+        return 'differential'
     if levels in (2, 3):
         return {2: 'potential', 3: 'signed'}[levels]
     few = levels is not None and (levels < 9 or levels % 2 == 0)

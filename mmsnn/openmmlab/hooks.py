@@ -88,7 +88,7 @@ class CalibrationHook(Hook):
         for name, part in find_parts(unwrapped(runner.model)).items():
             runner.logger.info(f'mmsnn: {name} ({type(part.ann).__name__}, {len(part.snn.neurons)} layers of neurons) '
                                f'spikes for T = {part.snn.time_steps} steps; '
-                               f'{self.plan(runner.cfg, part.snn.time_steps)}')
+                               f'{self.plan(runner.cfg, part.snn.time_steps, part.snn.converted_for)}')
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = unwrapped(runner.model)
@@ -132,19 +132,19 @@ class CalibrationHook(Hook):
     def after_test(self, runner: Runner) -> None:
         self._logging.close()
 
-    def named(self, time_steps: int) -> str:
-        """The pipeline for T steps."""
-        return self.pipeline or usual_pipeline(time_steps, self.options.get('levels'))
+    def named(self, time_steps: int, coding: str = 'rate') -> str:
+        """The pipeline for T steps of a network that was converted for this coding."""
+        return self.pipeline or usual_pipeline(time_steps, self.options.get('levels'), coding)
 
-    def method(self, time_steps: int) -> str:
+    def method(self, time_steps: int, coding: str = 'rate') -> str:
         """The pipeline by name for T steps, and how its choices differ from that pipeline's own."""
-        name = self.named(time_steps)
+        name = self.named(time_steps, coding)
         changed = differences(name, make_pipeline(name, **self.choices()))
         return f'pipeline {name!r}' + ''.join(f', {key}={value!r}' for key, value in changed.items())
 
-    def plan(self, cfg: Config, time_steps: int) -> str:
+    def plan(self, cfg: Config, time_steps: int, coding: str = 'rate') -> str:
         """What the hook will do where the checkpoint is not calibrated."""
-        return f'{self.method(time_steps)}; calibration images: {self.num_images} of {self.source(cfg)}'
+        return f'{self.method(time_steps, coding)}; calibration images: {self.num_images} of {self.source(cfg)}'
 
     def choices(self) -> dict:
         """What the options say about the calibration itself, seed included."""
@@ -194,7 +194,8 @@ class CalibrationHook(Hook):
         """Calibrate the given spiking parts of a model; ``options`` are those of :func:`mmsnn.calibrate`."""
         options = dict(seed=self.seed, progress=is_main_process(), memory_budget=int(self.memory_gb * GIBI)) | options
         for name, part in parts.items():
-            logger.info(f'calibrating {name}: {self.method(part.snn.time_steps)}, T = {part.snn.time_steps}, '
+            logger.info(f'calibrating {name}: {self.method(part.snn.time_steps, part.snn.converted_for)}, '
+                        f'T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
             self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
             logger.info(f"{name}, calibrated (errors: squared, relative to the ANN's squared activations; 1 is that of "

@@ -80,7 +80,7 @@ class RoIPart(SpikingPart):
         return self.simulate(x)
 
     def calibrate(self, batches: Iterable[Tensor], pipeline: str | None = None, **options) -> CalibrationReport:
-        pipeline = pipeline or usual_pipeline(self.snn.time_steps, options.get('levels'))
+        pipeline = pipeline or usual_pipeline(self.snn.time_steps, options.get('levels'), self.snn.converted_for)
         neuron = options.get('neuron') or make_pipeline(pipeline).neuron
         if NEURONS[neuron].coding == 'differential':
             send_input(self.snn)

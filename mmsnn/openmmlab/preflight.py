@@ -59,18 +59,19 @@ def check_command(config: str, cfg: Config, checkpoint: str | None) -> None:
             'ANN: test it with the config that it was calibrated with')
 
 
-def announcement(model: object, plan: Callable[[int], str]) -> list[str]:
+def announcement(model: object, plan: Callable[[int, str], str]) -> list[str]:
     """A line for each spiking part of a model config, with what the hook will do for its T."""
-    return [f'mmsnn: {kind} spikes for T = {time_steps} steps; {plan(time_steps)}'
-            for kind, time_steps in spiking_models(model)]
+    return [f'mmsnn: {kind} spikes for T = {time_steps} steps; {plan(time_steps, coding)}'
+            for kind, time_steps, coding in spiking_models(model)]
 
 
-def spiking_models(model: object) -> Iterator[tuple[str, int]]:
-    """What spikes in a model config: the type of its ANN, and T."""
+def spiking_models(model: object) -> Iterator[tuple[str, int, str]]:
+    """What spikes in a model config: the type of its ANN, T, and the coding."""
     if isinstance(model, dict):
         inner = model.get(WRAPPED.get(model.get('type', ''), ''))
         if inner is not None:
-            yield inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__, model['time_steps']
+            kind = inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__
+            yield kind, model['time_steps'], model.get('coding', 'rate')
             return
         model = list(model.values())
     for value in model if isinstance(model, (list, tuple)) else ():
