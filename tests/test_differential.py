@@ -120,6 +120,19 @@ def test_worked_out_by_hand():
         mmsnn.Pipeline(neuron='differential', dead_zone=.4)
 
 
+@pytest.mark.parametrize('sizes', [1, 2, 4, 7])
+@pytest.mark.parametrize('dead_zone', [.5, .75, 1.])
+def test_nearest_by_bits_is_the_nearest(sizes, dead_zone):
+    model = Differential(sizes, dead_zone=dead_zone)
+    ties = torch.tensor([0., .5, .75, 1., 1.5, 3., 6., 12., 96., 1e30, torch.inf])
+    around = torch.cat([ties, ties.nextafter(torch.tensor(0.)), ties.nextafter(torch.tensor(torch.inf))])
+    differences = torch.cat([around, -around, torch.randn(5000) * 20, torch.tensor([torch.nan])])
+    expected = model.nearest(differences.double()).float()
+    assert torch.equal(model.nearest(differences), expected)
+    columns = differences[:5000].view(50, 100).t()
+    assert torch.equal(model.nearest(columns), expected[:5000].view(50, 100).t())
+
+
 @pytest.mark.parametrize('dead_zone', [.5, .6, .75, 1.])
 @pytest.mark.parametrize('sizes', [1, 4])
 @pytest.mark.parametrize('uniform', [False, True])
@@ -153,7 +166,7 @@ def test_a_network_at_rest_is_silent():
 
 def test_charge_is_conserved():
     x = images()
-    snn = exact(Plain(), x)
+    snn = exact(Plain(), x, sizes=4)
     for name, layer in simulate(snn, x)[1].items():  # of sums: of what arrived, and of what has been sent
         neuron = snn.neurons[name]
         activation = (layer['currents'] + neuron.bias.view(-1, 1, 1)).clamp(min=0)

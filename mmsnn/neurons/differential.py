@@ -97,6 +97,12 @@ class Differential(NeuronModel):
         if self.uniform:
             found = torch.where(size > self.dead_zone, torch.round(difference), 0.)
             return found.clamp(-self.sizes, self.sizes)
+        if difference.dtype == torch.float32 and not torch.compiler.is_compiling():
+            # The bits of a number above half way between two powers of two are those of the larger one's exponent
+            # once half of what they lie apart is added: a third of the time, operation by operation.
+            silent = (size > self.dead_zone).logical_not_()
+            size.view(torch.int32).add_(0x400000).bitwise_and_(-0x800000)
+            return size.clamp_(1., self.highest).copysign_(difference).masked_fill_(silent, 0.)
         found = torch.where(size > self.dead_zone, 1., 0.)
         for power in range(1, self.sizes):  # half way between two sizes: 1.5, 3, 6, ...
             found = torch.where(size >= .75 * 2 ** power, 2. ** power, found)
