@@ -257,7 +257,7 @@ def test_other_pipelines_are_refused():
     snn = mmsnn.convert(Net(lambda net, y: F.silu(y)), T, coding='differential')
     assert snn.coding == 'differential'
     with pytest.raises(ValueError, match="neurons that are no ReLU: silu, silu_1. Calibrate it with pipeline='differ"):
-        mmsnn.calibrate(snn, [images()], progress=False)
+        mmsnn.calibrate(snn, [images()], 'signed', progress=False)
     with pytest.raises(mmsnn.ConversionError, match='neither affine nor ReLU'):
         mmsnn.convert(Net(lambda net, y: F.silu(y)), T)
 

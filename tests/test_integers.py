@@ -13,13 +13,14 @@ from mmsnn.simulation.integers import code_of, integer_layers, round_network, ro
 from networks import Residual, leaves, randomise_norms
 
 PIPELINES = ['light', 'signed', 'differential']
+OPTIONS = dict(differential=dict(sizes=4))  # T steps of the larger sizes fill more than a byte
 
 
 def pair(pipeline='signed', network=Residual, time_steps=T, **fast):
     """A network with weights of 8 bits whose sums are exact in float32, and the same on integers."""
     ann = randomise_norms(network()).eval()
     plain = mmsnn.convert(ann, time_steps)
-    mmsnn.calibrate(plain, [inputs()], pipeline, progress=False)
+    mmsnn.calibrate(plain, [inputs()], pipeline, progress=False, **OPTIONS.get(pipeline, {}))
     exact(plain)
     for neuron in plain.neurons.values():
         neuron.threshold.copy_(2. ** neuron.threshold.log2().round())
@@ -59,7 +60,7 @@ class Convolutions(torch.nn.Sequential):
 @pytest.mark.parametrize('pipeline', PIPELINES)
 def test_the_same_bits_whatever_the_batch_the_chunk_and_the_threads(pipeline):
     fast = mmsnn.convert(Convolutions().eval(), T, dtype='int8')
-    mmsnn.calibrate(fast, [inputs()], pipeline, progress=False)
+    mmsnn.calibrate(fast, [inputs()], pipeline, progress=False, **OPTIONS.get(pipeline, {}))
     assert len(integer_layers(fast.plan)) == 3
     x, threads = inputs(4), torch.get_num_threads()
     expected = fast(x)

@@ -73,8 +73,8 @@ def test_readers(tmp_path):
                event_operations=476.2e6, event_energy_ratio=.2213)
     (tmp_path / 'table.json').write_text(json.dumps([row]))
     assert stored(str(tmp_path / 'table.json'), whole)(tmp_path) == {
-        ('RetinaNet, 16, 3', 'mAP'): '0.816', ('RetinaNet, 16, 3', 'energy'): '0.221',
-        ('RetinaNet, 16, 3', 'operations, millions'): '476.2'}
+        ('RetinaNet, SNN, 3', 'mAP'): '0.816', ('RetinaNet, SNN, 3', 'energy'): '0.221',
+        ('RetinaNet, SNN, 3', 'operations, millions'): '476'}
 
 
 @pytest.mark.parametrize('table', TABLES, ids=lambda table: table.name)
