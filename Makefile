@@ -10,7 +10,7 @@ table: env
 	$(PYTHON_VENV) tools/demo.py
 
 test: env
-	$(PYTHON_VENV) -m pytest tests -n auto --maxprocesses 4 --dist worksteal
+	$(PYTHON_VENV) -m pytest tests -n logical --maxprocesses 4 --dist worksteal
 
 docs: env
 	MMSNN_URL=$$($(PYTHON_VENV) tools/_readme.py) NO_MKDOCS_2_WARNING=1 $(PYTHON_VENV) -m mkdocs build --strict
