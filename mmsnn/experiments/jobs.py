@@ -9,6 +9,9 @@ from multiprocessing import get_context
 from ..machine import CORES, keep_freed_memory
 from ..mistakes import mistake_of
 
+# What the user has set: beside other work, threads that wait for each other take many times longer than one.
+THREADS = int(os.environ.get('OMP_NUM_THREADS') or 0)
+
 
 def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
     """Yield ``function(*job)`` for every job, in the order in which they finish.
@@ -22,7 +25,7 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
         SystemExit: a job found a mistake of the user's; its message says which.
     """
     workers = max(1, min(workers, len(jobs)))
-    threads = max(1, CORES // workers)
+    threads = THREADS or max(1, CORES // workers)
     # For the workers. OpenMP reads its variable when torch is imported: waiting threads must not keep the cores busy.
     # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same.
     os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
