@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mmsnn
-from mmsnn.analysis.cost import CostCounter
+from mmsnn.analysis.cost import CostCounter, together
 
 from networks import three_layers
 
@@ -184,3 +184,17 @@ def test_metric_counts_subclasses_by_hand():
     first, last = counter.cost.spikes.values()
     assert first > 0 and last > 0
     assert result['spike/synaptic_operations'] == pytest.approx((first * second / 100 + last * third / 150) / 3)
+
+
+def test_parts_together_cost_what_they_cost_apart():
+    ann, x = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.Linear(4, 2)).eval(), torch.rand(5, 2)
+    snn = mmsnn.convert(ann, 4)
+    mmsnn.calibrate(snn, [x], 'light', progress=False)
+    with CostCounter(snn) as counter:
+        snn(x)
+    one, both = counter.cost, together([counter.cost, counter.cost])
+    assert one.graded_operations > 0, 'the last layer reads no spikes'
+    for name in ('graded_operations', 'analog_macs', 'ann_macs'):
+        assert getattr(both, name) == 2 * getattr(one, name)
+    assert {layer: both.layers[layer] for layer in one.layers} == one.layers and len(both.layers) == 2 * len(one.layers)
+    assert both.per_image()['event_operations'] == pytest.approx(2 * one.per_image()['event_operations'])

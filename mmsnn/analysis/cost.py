@@ -74,8 +74,11 @@ def together(costs: list[Cost]) -> Cost:
         for name in ('spikes', 'events', 'neurons', 'synaptic_operations'):
             getattr(total, name).update({f'{number}.{layer}' if number else layer: value
                                          for layer, value in getattr(cost, name).items()})
+        for layer, operations in cost.layers.items():
+            total.add(f'{number}.{layer}' if number else layer, **operations)
         total.analog_macs += cost.analog_macs
         total.ann_macs += cost.ann_macs
+        total.graded_operations += cost.graded_operations
     return total
 
 
