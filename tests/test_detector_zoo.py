@@ -94,6 +94,8 @@ def settled(detector, x):
             nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=.1)
+                if len(module.bias) == 4:  # distances to the sides of a box: mmdet drops boxes of negative width
+                    module.bias.data += 4
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):
             nn.init.constant_(module.weight, .125)
             nn.init.constant_(module.bias, .5)

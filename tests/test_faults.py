@@ -345,7 +345,7 @@ def test_images_of_any_size(pipeline):
 
 def test_another_size_than_calibrated_per_position():
     snn = mmsnn.convert(fully_convolutional(), 4)
-    mmsnn.calibrate(snn, [torch.randn(1, 3, 64, 64)], potential='position', progress=False)
+    mmsnn.calibrate(snn, [torch.randn(1, 3, 64, 64)], 'signed', potential='position', progress=False)
     with pytest.raises(ValueError, match=r"Use images of the calibrated size, or calibrate with potential='channel'"):
         snn(torch.randn(1, 3, 64, 96))
 
