@@ -20,7 +20,7 @@ from .tracing import ConversionError, trace
 
 def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '*', exclude: str | Iterable[str] = (),
             readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
-            compile: bool = False, coding: str = 'rate', example: Any = None) -> SpikingNetwork:
+            compile: bool | str = 'auto', coding: str = 'rate', example: Any = None) -> SpikingNetwork:
     """Convert an ANN into a network of integrate-and-fire neurons; the ANN itself is left untouched.
 
     The network is traced with torch.fx, batch normalisation is folded into the layer before it [Eq. 25], and every
@@ -48,7 +48,8 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
         dtype: of spikes, currents and weights when simulating: ``'float32'`` or ``'bfloat16'``, which rounds weights
             and thresholds to 8 bits; membrane potentials and sums stay float32. ``'int8'``: spikes of convolutions are
             bytes and their weights rounded to 8 bits, see :mod:`mmsnn.simulation.integers`.
-        compile: compile the simulation with torch.compile: faster after some 20 seconds once or twice.
+        compile: compile the simulation with torch.compile: the first call takes some seconds longer, all others less.
+            ``'auto'``: where enough calls are ahead, which a test run knows; see :meth:`SpikingNetwork.expect`.
         coding: ``'rate'``: neurons stand for ReLUs; or ``'differential'``: for any activation, and only pipelines of
             differential coding can calibrate them.
         example: an input, or its shape such as ``(1, 3, 224, 224)``, for a network whose ``forward`` decides by sizes,
@@ -62,9 +63,10 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
     Raises:
         ConversionError: operations that are neither affine nor ReLU, each named with its type; with
             ``coding='differential'`` what is random or cannot be traced.
-        ValueError: a wrong ``time_steps``, ``readout``, ``delay`` or ``coding``, or a pattern that matches nothing.
+        ValueError: a wrong ``time_steps``, ``readout``, ``delay``, ``compile`` or ``coding``, or a pattern that matches
+            nothing.
     """
-    if (compile or dtype != 'float32') and any(value.dtype == torch.float64 for value in ann.parameters()):
+    if (compile is True or dtype != 'float32') and any(value.dtype == torch.float64 for value in ann.parameters()):
         raise ConversionError("a float64 network is simulated in float64, without compile=True or dtype='bfloat16': "
                               'convert a float32 copy, model.float()')
     network = trace(ann, example, open_layers=coding == 'differential')

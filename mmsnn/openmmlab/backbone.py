@@ -25,7 +25,7 @@ class SpikingBackbone(SpikingWrapper):
 
     def __init__(self, backbone: dict, time_steps: int, include: str | Sequence[str] = '*',
                  exclude: str | Sequence[str] = (), coding: str = 'rate', readout: str = 'spikes',
-                 delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32', compile: bool = False,
+                 delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32', compile: bool | str = 'auto',
                  init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=None)
         self.wrap(MMENGINE_MODELS.build(backbone), time_steps=time_steps, include=include, exclude=exclude,

@@ -30,7 +30,7 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
 
     def __init__(self, classifier: dict, time_steps: int, include: str | Sequence[str] = '*',
                  exclude: str | Sequence[str] = (), coding: str = 'rate', delay: int = 0,
-                 chunk_steps: int | None = None, dtype: str = 'float32', compile: bool = False,
+                 chunk_steps: int | None = None, dtype: str = 'float32', compile: bool | str = 'auto',
                  data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
         if data_preprocessor is not None:
             classifier = {'data_preprocessor': data_preprocessor, **classifier}

@@ -47,7 +47,7 @@ class SpikingDetector(BaseModel):
     def __init__(self, detector: dict, time_steps: int, parts: Sequence[str] | None = None,
                  include: str | Sequence[str] = '*', exclude: str | Sequence[str] = (), coding: str = 'rate',
                  readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
-                 compile: bool = False, backbone: dict | None = None, data_preprocessor: dict | None = None,
+                 compile: bool | str = 'auto', backbone: dict | None = None, data_preprocessor: dict | None = None,
                  init_cfg: dict | None = None) -> None:
         detector = copy.deepcopy(detector)
         if data_preprocessor is not None:

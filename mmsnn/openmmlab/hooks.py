@@ -103,6 +103,8 @@ class CalibrationHook(Hook):
         started = time.monotonic()
         self.calibrate(model, runner.cfg, runner.logger)
         self._calibrated = time.monotonic(), time.monotonic() - started
+        for part in spiking_parts(model).values():
+            part.snn.expect(len(runner.test_dataloader))
         self._logging.enter_context(passed_on(runner.logger))
         metrics = runner.test_loop.evaluator.metrics
         own = [metric for metric in metrics if isinstance(metric, (SpikeMetric, AgreementMetric))]

@@ -53,14 +53,19 @@ class Firing(nn.Module):
             What is handed on, (K, N, ...), or (N, ...) where K is 1 (bytes: a list of K such); the tensors of the state
             after the last step; and, where they are recorded, the numbers of events and spikes, (2,).
         """
+        return self.fire(self.threshold, self.bias, current, bias, potential, *others)
+
+    def fire(self, thresholds: Tensor, biases: Tensor, current: Tensor | list[Tensor], bias: Tensor | None,
+             potential: Tensor, *others: Tensor) -> tuple:
+        """Fire with thresholds and biases, (1,) or (C,), that may be those of another layer which is alike."""
         currents: Sequence[Tensor]
         if isinstance(current, list):
             currents = current
         else:
             currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
-        constant: Tensor | list[Tensor] = per_channel(self.bias, potential, self.axis) if bias is None else [
+        constant: Tensor | list[Tensor] = per_channel(biases, potential, self.axis) if bias is None else [
             per_channel(each, potential, self.axis) for each in bias]
-        threshold = per_channel(self.threshold, potential, self.axis)
+        threshold = per_channel(thresholds, potential, self.axis)
         if self.tiled:
             return self._in_tiles(currents, constant, (potential, *others), threshold)
         if self.code is not None:

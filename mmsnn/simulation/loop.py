@@ -1,8 +1,5 @@
 """The time loop: one chunk of steps after the other, run operation by operation or as a compiled program."""
-import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .chunk import Chunk, Kept
+from .compiling import compiled
 from .integers import check_integers
 from .plan import Env, Plan, is_neuron
 
@@ -206,27 +204,6 @@ def chunk_steps_for(example: Tensor, time_steps: int) -> int:
     """
     budget = 2 ** 23 if example.is_cuda else 2 ** 19
     return max(1, min(time_steps, budget // max(1, example.numel())))
-
-
-def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> Callable:
-    """The module as a compiled program; where the machine has no compiler, as it is, with a warning.
-
-    ``freezing``: weights are constants of it, which oneDNN packs once; compiled anew in every process.
-    """
-    compiler = os.environ.get('CXX', 'g++')  # torch's own choice
-    if device.type == 'cpu' and shutil.which(compiler) is None:
-        logging.getLogger(__name__).warning(
-            'compile=True needs a C++ compiler, and %r is not to be found: simulating without. Install g++, or set CXX',
-            compiler)
-        return module
-    program = torch.compile(module, fullgraph=True)
-
-    def run(*args):
-        # Given as an option of torch.compile it would come too late: tracing has to keep weights as constants already.
-        with torch._inductor.config.patch(freezing=freezing):
-            return program(*args)
-
-    return run
 
 
 def _channels_last(x):

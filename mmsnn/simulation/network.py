@@ -13,6 +13,7 @@ from .operations import source_of
 from .plan import Env, Plan, is_neuron, neuron_of
 from .settings import check_coding, check_conversion, read_settings
 from .structure import assemble, output_nodes
+from .worth import decide
 
 READOUTS = ('spikes', 'potential')
 DTYPES = ('float32', 'bfloat16', 'int8')
@@ -34,7 +35,7 @@ class SpikingNetwork(nn.Module):
         time_steps: T.
         dtype: of spikes, currents and weights in a simulation (``'int8'``: of convolutions' spikes and weights);
             calibration works in float32.
-        compile: whether a simulation is compiled by torch.compile.
+        compile: whether a simulation is compiled by torch.compile: True, False, or ``'auto'``, see :meth:`expect`.
         delay: steps at the beginning that the mean over time leaves out.
         converted_for: ``'rate'`` or ``'differential'``, see :func:`mmsnn.convert`.
         graded: names of what mixes values, such as norms, and computes on what neurons have sent so far.
@@ -42,12 +43,12 @@ class SpikingNetwork(nn.Module):
             ``state_dict()``, and loading a state made for another T is refused.
     """
 
-    compile: bool  # type: ignore[assignment]  # nn.Module has a method of this name, which is not needed here
+    compile: bool | str  # type: ignore[assignment]  # nn.Module has a method of this name, which is not needed here
     _settings: Tensor
 
     def __init__(self, network: fx.GraphModule, time_steps: int, readout: str = 'spikes',
-                 chunk_steps: int | None = None, delay: int = 0, dtype: str = 'float32', compile: bool = False,
-                 coding: str = 'rate', graded: Iterable[str] = ()) -> None:
+                 chunk_steps: int | None = None, delay: int = 0, dtype: str = 'float32',
+                 compile: bool | str = 'auto', coding: str = 'rate', graded: Iterable[str] = ()) -> None:
         super().__init__()
         if not isinstance(time_steps, int) or time_steps < 1:
             raise ValueError(f'time_steps must be an integer of at least 1, not {time_steps!r}')
@@ -59,7 +60,7 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f'delay must be an integer from 0 to time_steps - 1, not {delay!r}')
         if dtype not in DTYPES:
             raise ValueError(f'dtype must be one of {DTYPES}, not {dtype!r}')
-        check_conversion(coding, delay)
+        check_conversion(coding, delay, compile)
         self.network = network
         self.converted_for, self.graded = coding, list(graded)
         if coding == 'differential':
@@ -75,6 +76,8 @@ class SpikingNetwork(nn.Module):
         self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
         self._plan: Plan | None = None
         self._loop: TimeLoop | None = None
+        self._expected = 0  # calls
+        self._compiled: bool | None = None  # what 'auto' has decided
         # What conversion has added, to where the ANN is.
         self.to(next((value.device for value in network.parameters()), None))
         self.requires_grad_(False).eval()
@@ -156,6 +159,9 @@ class SpikingNetwork(nn.Module):
         if not wanted or min(wanted) <= self.delay or max(wanted) > self.time_steps:
             raise ValueError(f'steps must be from {self.delay + 1} to {self.time_steps}, not {sorted(wanted)}')
         values = self.bind(*args, **kwargs)
+        if self.compile == 'auto' and self._expected and self._compiled is None:
+            self._compiled = decide(self, values, self._expected)
+            self._loop = self._loop if self._loop and self._loop.compile == self._compiled else None
         static = self.plan.once(values) if not self.plan.varies.issuperset(self.plan.targets) else {}
         running = self.loop.sums(values, wanted, self.delay, self.chunk_steps)
         shift = self._check_calibrated()['shift']
@@ -165,8 +171,12 @@ class SpikingNetwork(nn.Module):
     def loop(self) -> TimeLoop:
         """What simulates the whole network (made once)."""
         if self._loop is None or self._loop.plan is not self.plan:
-            self._loop = TimeLoop(self.network, self.plan, self.dtype, self.compile)
+            self._loop = TimeLoop(self.network, self.plan, self.dtype, self.compile is True or bool(self._compiled))
         return self._loop
+
+    def expect(self, calls: int) -> None:
+        """Say how many calls are ahead, by which ``compile='auto'`` decides at the next one: :func:`.worth.decide`."""
+        self._expected, self._compiled = calls, None
 
     def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int, shift: str | None):
         """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's; ``shift`` as in settings."""
@@ -284,6 +294,6 @@ class SpikingNetwork(nn.Module):
             name, chosen = self.settings['pipeline'], read_settings(self._settings)[1]
             thresholds = torch.cat([neuron.threshold.flatten() for neuron in self.neurons.values()])
             parts += [f'pipeline={name!r}', *chosen.changes(name), f'thresholds={span(thresholds)}']
-        usual = dict(dtype='float32', compile=False, readout='spikes', delay=0)
+        usual = dict(dtype='float32', compile='auto', readout='spikes', delay=0)
         parts += [f'{key}={getattr(self, key)!r}' for key, value in usual.items() if getattr(self, key) != value]
         return f'SpikingNetwork({", ".join(parts)}; modules: print(snn.network))'

@@ -14,12 +14,14 @@ NO_DELAY = ('delay leaves out steps of a mean over time, but differential coding
             'use delay=0')
 
 
-def check_conversion(coding: str, delay: int) -> None:
+def check_conversion(coding: str, delay: int, compile: bool | str = 'auto') -> None:
     """Refuse what no network can be converted for.
 
     Raises:
-        ValueError: no such coding, or a delay that cannot take effect.
+        ValueError: no such coding or way to compile, or a delay that cannot take effect.
     """
+    if not isinstance(compile, bool) and compile != 'auto':
+        raise ValueError(f"compile must be True, False or 'auto', not {compile!r}")
     if coding not in CODINGS:
         raise ValueError(f'coding must be one of {CODINGS}, not {coding!r}')
     if coding == 'differential' and delay:

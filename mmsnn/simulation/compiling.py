@@ -1,0 +1,216 @@
+"""A chunk as a compiled program, which the next process finds again on disk.
+
+What lies between two layers of weights is a *region*. Most regions of a network are alike but for sizes and share a
+program, of which thresholds are arguments; weights stay outside, packed by oneDNN. Compiling then takes as long as
+there are different regions, not layers, and torch can keep the programs, whatever the weights. (One program of the
+whole chunk has weights as constants, for which torch's caches refuse it.)
+"""
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from .firing import Firing
+from .worth import compiler_name, has_compiler
+
+LIMIT = 64  # programs of one region: sizes are variables, but 1 is a size of its own, as are widths that are heights
+_programs: dict[tuple, nn.Module] = {}  # of the regions that this process has met
+
+
+def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> Callable:
+    """The module as a compiled program; where the machine has no compiler, as it is, with a warning.
+
+    ``freezing``: weights are constants of it, which oneDNN packs once; compiled anew in every process. On a CPU a chunk
+    of convolutions does without: see :func:`in_regions`.
+    """
+    if device.type == 'cpu' and not has_compiler():
+        logging.getLogger(__name__).warning(
+            'compile=True needs a C++ compiler, and %r is not to be found: simulating without. Install g++, or set CXX',
+            compiler_name())
+        return module
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_folder()))
+    if freezing and device.type == 'cpu' and isinstance(module, fx.GraphModule) and has_regions(module):
+        parts = in_regions(module)
+
+        def run_regions(*args):
+            from torch.fx.experimental import _config as symbols
+            # Sizes that happen to be equal are variables of their own.
+            with torch._dynamo.config.patch(recompile_limit=LIMIT), symbols.patch(use_duck_shape=False):
+                return parts(*args)
+
+        return run_regions
+    program = torch.compile(module, fullgraph=True)
+
+    def run(*args):
+        # Given as an option of torch.compile it would come too late: tracing has to keep weights as constants already.
+        with torch._inductor.config.patch(freezing=freezing):
+            return program(*args)
+
+    return run
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept for the next process, unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmsnn' / 'inductor'
+
+
+class PackedConvolution(nn.Module):
+    """A convolution whose weights oneDNN has packed once; otherwise it does so at every call."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self._options = (*(list(value) for value in (convolution.padding, convolution.stride, convolution.dilation)),
+                         convolution.groups)
+        # No buffer: a packed tensor knows no memory format, and cannot be copied.
+        self._packed = torch.ops.mkldnn._reorder_convolution_weight(convolution.weight.detach(), *self._options, [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.numel():
+            return self.convolution(x)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed, self.convolution.bias, *self._options, 'none', [], '')
+
+
+def has_regions(module: fx.GraphModule) -> bool:
+    """Whether a chunk is made of convolutions that oneDNN packs, linear layers, and what has no weights."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.compiler, 'keep_tensor_guards_unsafe'):
+        return False  # the latter came with the choice of guards
+    called = [module.get_submodule(str(node.target)) for node in module.graph.nodes if node.op == 'call_module']
+    return any(map(_is_packable, called)) and all(
+        _is_packable(part) or type(part) is nn.Linear or _is_plain(part.activation if isinstance(part, Firing) else part)
+        for part in called)
+
+
+def _is_packable(module: nn.Module) -> bool:
+    return (type(module) is nn.Conv2d and module.padding_mode == 'zeros' and not isinstance(module.padding, str)
+            and (module.weight.dtype == torch.float32 or module.weight.dtype == torch.bfloat16
+                 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+def _is_plain(module: nn.Module | None) -> bool:
+    """Whether a module is torch's own and without tensors, so that its repr says what it computes."""
+    return module is None or type(module).__module__.startswith('torch.nn.modules.') and not (
+        list(module.children()) or list(module.parameters()) or list(module.buffers()))
+
+
+def in_regions(module: fx.GraphModule) -> fx.GraphModule:
+    """A chunk's graph as a sequence of layers of weights and compiled regions."""
+    modules = dict(module.named_modules())
+    nodes = list(module.graph.nodes)
+    layers = {node for node in nodes if node.op == 'call_module'
+              and isinstance(modules[str(node.target)], (nn.Conv2d, nn.Linear))}
+    # The stage of a node: how many layers lie before it. What is connected within a stage is a region.
+    stages: dict[fx.Node, int] = {}
+    regions: dict[fx.Node, list[fx.Node]] = {}
+    for node in nodes:
+        stages[node] = max((stages[arg] + (arg in layers) for arg in node.all_input_nodes), default=0)
+        if node.op in ('placeholder', 'get_attr', 'output') or node in layers:
+            continue
+        regions[node] = [node]
+        for arg in node.all_input_nodes:
+            if arg in regions and stages[arg] == stages[node] and regions[arg] is not regions[node]:
+                joined = regions[arg] + regions[node]
+                regions.update(dict.fromkeys(joined, joined))
+    places = {node: place for place, node in enumerate(nodes)}
+    members = [sorted(region, key=places.__getitem__) for region in {id(r): r for r in regions.values()}.values()]
+    # In a stage regions come before layers, which read them.
+    steps = sorted([*([node] for node in layers), *members],
+                   key=lambda step: (stages[step[0]], step[0] in layers, places[step[0]]))
+    graph, root = fx.Graph(), nn.Module()
+    new: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        if node.op in ('placeholder', 'get_attr'):
+            new[node] = graph.node_copy(node)
+        if node.op == 'get_attr':
+            root.register_buffer(str(node.target), getattr(module, str(node.target)))
+    for step in steps:
+        first = step[0]
+        if first in layers:
+            layer = modules[str(first.target)]
+            root.add_module(str(first.target), PackedConvolution(layer) if isinstance(layer, nn.Conv2d) else layer)
+            new[first] = graph.node_copy(first, new.__getitem__)
+            continue
+        region = _Region(step, modules)
+        root.add_module(f'region_{first.name}', region.program())
+        given = [new[node] for node in region.inputs]
+        for number, tensor in enumerate(region.tensors):
+            root.register_buffer(f'tensor{number}_{first.name}', tensor)
+            given.append(graph.get_attr(f'tensor{number}_{first.name}'))
+        result = graph.call_module(f'region_{first.name}', tuple(given))
+        new |= {node: graph.call_function(_item, (result, number)) for number, node in enumerate(region.outputs)}
+    graph.output(map_arg(nodes[-1].args[0], new.__getitem__))
+    return fx.GraphModule(root, graph)
+
+
+class _Region:
+    """Connected nodes as a graph of their own.
+
+    Attributes:
+        inputs: nodes that it reads.
+        tensors: that it takes behind these: thresholds and biases.
+        outputs: nodes of it that others read.
+    """
+
+    def __init__(self, nodes: list[fx.Node], modules: dict[str, nn.Module]) -> None:
+        inside = set(nodes)
+        self.inputs = list(dict.fromkeys(arg for node in nodes for arg in node.all_input_nodes if arg not in inside))
+        self.outputs = [node for node in nodes if not inside.issuperset(node.users)]
+        called = {node: modules[str(node.target)] for node in nodes if node.op == 'call_module'}
+        firing = {node: module for node, module in called.items() if isinstance(module, Firing)}
+        self.tensors = [tensor for module in firing.values() for tensor in (module.threshold, module.bias)]
+        self._graph, self._root = fx.Graph(), nn.Module()
+        new = {node: self._graph.placeholder(f'x{number}') for number, node in enumerate(self.inputs)}
+        tensors = iter([self._graph.placeholder(f't{number}') for number, _ in enumerate(self.tensors)])
+        key: list[Any] = []  # the same for regions that compute the same
+        numbers = {node: number for number, node in enumerate((*self.inputs, *nodes))}
+        for node in nodes:
+            target: Any = node.target
+            if node in firing:
+                args = (next(tensors), next(tensors), *map_arg(node.args, new.__getitem__))
+                new[node] = self._graph.call_function(firing[node].fire, args)
+                target = _choices(firing[node])
+            else:
+                new[node] = self._graph.node_copy(node, new.__getitem__)
+                if node in called:
+                    self._root.add_module(str(node.target), called[node])
+                    target = repr(called[node])
+            arguments = map_arg((node.args, node.kwargs), lambda arg: _Number(numbers[arg]))
+            key.append((node.op, target, repr(arguments)))
+        self._graph.output([new[node] for node in self.outputs])
+        self._key = (*key, *(numbers[node] for node in self.outputs), len(self.inputs))
+
+    def program(self) -> nn.Module:
+        if self._key not in _programs:
+            _programs[self._key] = torch.compile(
+                fx.GraphModule(self._root, self._graph), fullgraph=True, dynamic=True,
+                options=dict(guard_filter_fn=_on_arguments))
+        return _programs[self._key]
+
+
+class _Number(int):
+    """Stands for a node where arguments are spelled out."""
+
+    def __repr__(self) -> str:
+        return f'node {int(self)}'
+
+
+def _choices(firing: Firing) -> tuple:
+    """All that a layer of neurons computes by, but its tensors: of these, what decides how they broadcast."""
+    shapes = [(tensor.ndim, tensor.shape[-1] == 1) for tensor in (firing.threshold, firing.bias)]
+    return (firing.record, firing.tiled, firing.code, firing.ceiling, repr(firing.activation), firing.axis, firing.model,
+            firing.time_steps, firing.steps, firing.varies, firing.dtype, *shapes)
+
+
+def _on_arguments(guards: list) -> list[bool]:
+    """The guards on a region's arguments. All else that it depends on is in its key, and takes long to check."""
+    return [guard.guard_type == 'SHAPE_ENV' or guard.name.startswith(("L['x", "L['t")) for guard in guards]
+
+
+def _item(values: list[Tensor], number: int) -> Tensor:
+    return values[number]
