@@ -19,7 +19,7 @@ from .firing import Firing
 from .worth import compiler_name, has_compiler
 
 LIMIT = 64  # programs of one region: sizes are variables, but 1 is a size of its own, as are widths that are heights
-_programs: dict[tuple, nn.Module] = {}  # of the regions that this process has met
+_programs: dict[tuple, '_Program'] = {}  # of the regions that this process has met
 
 
 def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> Callable:
@@ -82,9 +82,9 @@ def has_regions(module: fx.GraphModule) -> bool:
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.compiler, 'keep_tensor_guards_unsafe'):
         return False  # the latter came with the choice of guards
     called = [module.get_submodule(str(node.target)) for node in module.graph.nodes if node.op == 'call_module']
-    return any(map(_is_packable, called)) and all(
-        _is_packable(part) or type(part) is nn.Linear or _is_plain(part.activation if isinstance(part, Firing) else part)
-        for part in called)
+    others = [part.activation if isinstance(part, Firing) else part
+              for part in called if not _is_packable(part) and type(part) is not nn.Linear]
+    return any(map(_is_packable, called)) and all(map(_is_plain, others))
 
 
 def _is_packable(module: nn.Module) -> bool:
@@ -96,7 +96,7 @@ def _is_packable(module: nn.Module) -> bool:
 def _is_plain(module: nn.Module | None) -> bool:
     """Whether a module is torch's own and without tensors, so that its repr says what it computes."""
     return module is None or type(module).__module__.startswith('torch.nn.modules.') and not (
-        list(module.children()) or list(module.parameters()) or list(module.buffers()))
+        [*module.children(), *module.state_dict()])
 
 
 def in_regions(module: fx.GraphModule) -> fx.GraphModule:
@@ -165,8 +165,8 @@ class _Region:
         firing = {node: module for node, module in called.items() if isinstance(module, Firing)}
         self.tensors = [tensor for module in firing.values() for tensor in (module.threshold, module.bias)]
         self._graph, self._root = fx.Graph(), nn.Module()
-        new = {node: self._graph.placeholder(f'x{number}') for number, node in enumerate(self.inputs)}
-        tensors = iter([self._graph.placeholder(f't{number}') for number, _ in enumerate(self.tensors)])
+        new = {node: self._graph.placeholder(f'given_{number}') for number, node in enumerate(self.inputs)}
+        tensors = iter([self._graph.placeholder(f'given_tensor_{number}') for number, _ in enumerate(self.tensors)])
         key: list[Any] = []  # the same for regions that compute the same
         numbers = {node: number for number, node in enumerate((*self.inputs, *nodes))}
         for node in nodes:
@@ -185,12 +185,22 @@ class _Region:
         self._graph.output([new[node] for node in self.outputs])
         self._key = (*key, *(numbers[node] for node in self.outputs), len(self.inputs))
 
-    def program(self) -> nn.Module:
+    def program(self) -> '_Program':
         if self._key not in _programs:
-            _programs[self._key] = torch.compile(
-                fx.GraphModule(self._root, self._graph), fullgraph=True, dynamic=True,
-                options=dict(guard_filter_fn=_on_arguments))
+            _programs[self._key] = _Program(fx.GraphModule(self._root, self._graph))
         return _programs[self._key]
+
+
+class _Program(nn.Module):
+    """What computes a region, compiled at its first call."""
+
+    def __init__(self, region: fx.GraphModule) -> None:
+        super().__init__()
+        self._run = torch.compile(region.forward, fullgraph=True, dynamic=True,
+                                  options=dict(guard_filter_fn=_on_arguments))
+
+    def forward(self, *args):
+        return self._run(*args)
 
 
 class _Number(int):
@@ -203,13 +213,13 @@ class _Number(int):
 def _choices(firing: Firing) -> tuple:
     """All that a layer of neurons computes by, but its tensors: of these, what decides how they broadcast."""
     shapes = [(tensor.ndim, tensor.shape[-1] == 1) for tensor in (firing.threshold, firing.bias)]
-    return (firing.record, firing.tiled, firing.code, firing.ceiling, repr(firing.activation), firing.axis, firing.model,
-            firing.time_steps, firing.steps, firing.varies, firing.dtype, *shapes)
+    return (firing.model, firing.time_steps, firing.steps, firing.varies, firing.ceiling, repr(firing.activation),
+            firing.axis, firing.dtype, firing.record, firing.tiled, *shapes)
 
 
 def _on_arguments(guards: list) -> list[bool]:
     """The guards on a region's arguments. All else that it depends on is in its key, and takes long to check."""
-    return [guard.guard_type == 'SHAPE_ENV' or guard.name.startswith(("L['x", "L['t")) for guard in guards]
+    return [guard.guard_type == 'SHAPE_ENV' or guard.name.startswith('given_') for guard in guards]
 
 
 def _item(values: list[Tensor], number: int) -> Tensor:
