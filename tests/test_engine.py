@@ -8,7 +8,7 @@ from torch.torch_version import TorchVersion
 
 import mmsnn
 from mmsnn.neurons.pipelines import make_pipeline
-from mmsnn.simulation import firing
+from mmsnn.simulation import compiling, firing
 from mmsnn.simulation.loop import TimeLoop, schedule
 
 from networks import Functional, Naive, Residual, leaves, randomise_norms, simulate
@@ -240,8 +240,9 @@ def test_states_lie_in_memory_as_currents_do(calibration):
 
 @pytest.mark.skipif(shutil.which('c++') is None and shutil.which('g++') is None, reason='needs a C++ compiler')
 @pytest.mark.parametrize('network', [Residual, Functional], ids=lambda n: n.__name__)
-def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(network):
+def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(network, monkeypatch):
     plain, fast = both(network, inputs(), compile=True)
+    monkeypatch.setattr(compiling, '_programs', {})
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     # The programs of torch 2.1.2 round otherwise in the last bit, for one of the two networks.
@@ -249,8 +250,10 @@ def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(networ
     for size in ((2, 16), (2, 32), (1, 16), (3, 64), (1, 32, 64), (4, 16), (2, 8, 32)):
         x = inputs(*size)
         same(fast(x), plain(x))
-    # One for the first size and one for all others; one for a batch of 1, and one for all other batches.
-    assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= 4
+    # One for a batch of 1, and one for all other batches; of a whole chunk also for the first size and for all others.
+    assert bool(compiling._programs) == (network is Residual and compiling.has_regions(
+        fast.loop.chunk(2, fast.loop.shapes(fast.bind(inputs())))[0].graph_module))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] <= (2 * len(compiling._programs) or 4)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='needs oneDNN')
@@ -258,10 +261,16 @@ def test_compiled_simulation_equals_the_plain_loop_for_images_of_any_size(networ
 def test_compiled_convolutions_have_their_weights_packed_once():
     # Otherwise oneDNN does it at every call, which takes longer than the neurons.
     from torch._inductor.utils import run_and_get_code
-    _, fast = both(Residual, inputs(), compile=True)
+    _, fast = both(Functional, inputs(), compile=True)
     torch._dynamo.reset()
     code = '\n'.join(run_and_get_code(fast, inputs())[1])
     assert 'mkldnn._convolution_pointwise' in code and 'extern_kernels.convolution(' not in code
+    convolution = torch.nn.Conv2d(4, 6, 3, stride=2, padding=(1, 0), groups=2).requires_grad_(False)
+    packed, x = compiling.PackedConvolution(convolution), torch.randn(2, 4, 9, 9).contiguous(
+        memory_format=torch.channels_last)
+    assert packed._packed.is_mkldnn and packed(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(packed(x), convolution(x))
+    assert packed(x[:0]).shape == convolution(x[:0]).shape
 
 
 def test_bfloat16_rounds_currents_not_membranes():
