@@ -45,7 +45,12 @@ def test_auto_compiles_for_the_calls_ahead_and_gives_the_same_bits(caplog):
         for value, other, same in zip(leaves(auto(inputs())), leaves(compiled(inputs())), expected, strict=True):
             assert torch.equal(value, same) and torch.equal(other, same)
         assert auto.loop.compile == wanted
-        auto(inputs(1))
+    costs = []
+    for snn in (plain, compiled):
+        with mmsnn.CostCounter(snn) as counter:
+            snn(inputs())
+        costs.append(counter.cost)
+    assert costs[0] == costs[1]
     said = [message for message in caplog.messages if "compile='auto'" in message]
     assert [message.split(': ')[1].split(',')[0] for message in said] == ['not compiled', 'compiled', 'not compiled']
 
@@ -125,8 +130,9 @@ def test_where_programs_are_kept(monkeypatch, tmp_path):
 @needs_compiler
 @pytest.mark.skipif(not hasattr(torch.compiler, 'keep_tensor_guards_unsafe'), reason='this torch keeps no programs')
 def test_the_next_process_compiles_nothing(tmp_path):
-    program = ('import torch, mmsnn; from networks import Residual; from torch._dynamo.utils import counters\n'
-               'snn = mmsnn.convert(Residual().eval(), 2, compile=True); x = torch.randn(2, 3, 16, 16)\n'
+    program = ('import torch, mmsnn; from torch import nn; from torch._dynamo.utils import counters\n'
+               'ann = nn.Sequential(*(layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), nn.ReLU()))).eval()\n'
+               'snn = mmsnn.convert(ann, 2, compile=True); x = torch.randn(2, 3, 16, 16)\n'
                'mmsnn.calibrate(snn, [x], "light", progress=False); snn(x)\n'
                'print("programs", *(counters["inductor"][f"fxgraph_cache_{kind}"] for kind in ("miss", "hit")))')
     folder = Path(__file__).parent

@@ -80,6 +80,7 @@ FAULTS = {
     'test-time augmentation': HERE + 'time_augmentation_asks_for_a_calibrated_checkpoint',
     'automatic mixed precision': HERE + 'mixed_precision_changes_nothing',
     'wrapped, scripted or compiled network': FORMS + 'wrapped_and_compiled_networks_are_refused_in_one_line',
+    'no C++ compiler': 'test_engine.py::test_without_a_compiler_simulation_goes_on_and_says_so',
     'float16 or bfloat16 network': FORMS + 'half_precision_is_refused_with_what_to_do',
     'affine for some arguments alone': 'test_operations.py::test_what_is_not_affine_is_refused',
     'operations on dimension 0, batch sizes read from the input':
