@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 import mmsnn
 from mmsnn.simulation import worth
-from mmsnn.simulation.compiling import cache_folder
+from mmsnn.simulation.compiling import cache_folder, keep_programs
 from mmsnn.simulation.worth import worth_compiling
 
 from networks import Residual, leaves
@@ -121,6 +122,10 @@ def test_a_test_run_compiles_for_many_images(images, tmp_path, monkeypatch):
 
 
 def test_where_programs_are_kept(monkeypatch, tmp_path):
+    for given, kept in ((tmp_path / 'own', tmp_path / 'own'), (Path(tempfile.gettempdir()) / 'torchinductor_me', None)):
+        monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(given))
+        keep_programs()
+        assert os.environ['TORCHINDUCTOR_CACHE_DIR'] == str(kept or cache_folder())
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     assert cache_folder() == tmp_path / 'mmsnn' / 'inductor'
     monkeypatch.delenv('XDG_CACHE_HOME')

@@ -7,6 +7,7 @@ whole chunk has weights as constants, for which torch's caches refuse it.)
 """
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> 
             'compile=True needs a C++ compiler, and %r is not to be found: simulating without. Install g++, or set CXX',
             compiler_name())
         return module
-    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(cache_folder()))
+    keep_programs()
     if freezing and device.type == 'cpu' and isinstance(module, fx.GraphModule) and has_regions(module):
         parts = in_regions(module)
 
@@ -54,8 +55,15 @@ def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> 
     return run
 
 
+def keep_programs() -> None:
+    """Let torch keep programs in :func:`cache_folder`, unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise."""
+    usual = os.path.join(tempfile.gettempdir(), 'torchinductor_')  # torch itself sets the variable when it is imported
+    if os.environ.get('TORCHINDUCTOR_CACHE_DIR', usual).startswith(usual):
+        os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(cache_folder())
+
+
 def cache_folder() -> Path:
-    """Where compiled programs are kept for the next process, unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise."""
+    """In the user's cache folder, which the next process finds."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmsnn' / 'inductor'
 
 
@@ -132,8 +140,9 @@ def in_regions(module: fx.GraphModule) -> fx.GraphModule:
     for step in steps:
         first = step[0]
         if first in layers:
-            layer = modules[str(first.target)]
-            root.add_module(str(first.target), PackedConvolution(layer) if isinstance(layer, nn.Conv2d) else layer)
+            name, layer = str(first.target), modules[str(first.target)]
+            if name not in root._modules:
+                root.add_module(name, PackedConvolution(layer) if isinstance(layer, nn.Conv2d) else layer)
             new[first] = graph.node_copy(first, new.__getitem__)
             continue
         region = _Region(step, modules)
