@@ -33,18 +33,24 @@ class Differential(NeuronModel):
     the dead zone: half of h rounds, a wider one saves spikes that would correct little. Under a current that has
     settled e gets into it, after which nobody fires: y is f(S) to within d h, whatever T is.
 
+    What is sent early is a guess about sums that still change, and a spike that corrects little may have to be taken
+    back. A zone that narrows by a factor r at each step, ``d(t) = d r**(T - t)`` at step t = 1 ... T, leaves small
+    differences to the last steps.
+
     Attributes:
         sizes: n, how many sizes a spike can have.
         uniform: whether sizes are multiples of h instead of powers of two times h.
-        dead_zone: d, from 0.5 to 1.
+        dead_zone: d, from 0.5 to 1, in thresholds.
+        narrowing: r, at least 1, where the zone has one width throughout.
     """
 
     sizes: int = 4
     uniform: bool = False
-    dead_zone: float = .5
+    dead_zone: float | Tensor = .5
+    narrowing: float = 1.
 
     coding = 'differential'
-    options = ('sizes', 'uniform', 'dead_zone')
+    options = ('sizes', 'uniform', 'dead_zone', 'narrowing')
 
     @classmethod
     def check(cls, pipeline) -> None:
@@ -54,6 +60,8 @@ class Differential(NeuronModel):
         if not .5 <= pipeline.dead_zone <= 1:
             raise ValueError(f'dead_zone must be from 0.5 to 1, not {pipeline.dead_zone}: below, neurons would never '
                              'be silent; above, they would keep back more than they can send')
+        if not pipeline.narrowing >= 1:
+            raise ValueError(f'narrowing must be at least 1, not {pipeline.narrowing}')
         if pipeline.threshold not in ('mmse', 'max'):
             raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
                              "choose 'mmse' or 'max'")
@@ -64,7 +72,7 @@ class Differential(NeuronModel):
 
     @classmethod
     def of(cls, pipeline, time_steps: int) -> 'Differential':
-        return cls(pipeline.sizes, pipeline.uniform, pipeline.dead_zone)
+        return cls(pipeline.sizes, pipeline.uniform, pipeline.dead_zone, pipeline.narrowing)
 
     @property
     def lowest(self) -> int:
@@ -84,6 +92,12 @@ class Differential(NeuronModel):
 
     def start(self, potential: Tensor, time_steps: int) -> State:
         return (torch.zeros_like(potential),)
+
+    def at(self, step: Tensor | float, time_steps: int) -> 'Differential':
+        if self.narrowing == 1:
+            return self
+        zone = self.dead_zone * self.narrowing ** (time_steps - 1 - step)
+        return Differential(self.sizes, self.uniform, zone)
 
     def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
              time_steps: int) -> tuple[Tensor, State]:

@@ -73,6 +73,7 @@ class Pipeline:
         uniform: whether these are multiples of the smallest instead of powers of two; see
             :class:`mmsnn.neurons.differential.Differential`.
         dead_zone: what differences they do not send, in thresholds.
+        narrowing: by what factor it narrows at each step, to reach ``dead_zone`` at the last.
     """
 
     neuron: str = 'integrate-and-fire'
@@ -99,6 +100,7 @@ class Pipeline:
     sizes: int = 4
     uniform: bool = False
     dead_zone: float = .5
+    narrowing: float = 1.
 
     def __post_init__(self) -> None:
         for field in fields(self):
