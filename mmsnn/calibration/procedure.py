@@ -117,8 +117,8 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
     for layer_name, neuron in snn.neurons.items():
         set_threshold(neuron, thresholds[layer_name], chosen, snn.time_steps)
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
-    if chosen.simulates:
-        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise)
+    if chosen.walks:
+        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise, closed_form=not chosen.simulates)
         steps = Progress(sweep, chosen, progress)
         calibrated: set[nn.Module] = set()
         try:

@@ -29,10 +29,13 @@ class Sweep:
         store: where activations and spikes go.
         blockwise: whether blocks, whose weights are calibrated together, may have several layers: see
             :func:`blocks_of`.
+        closed_form: whether layers put out what their neurons make of the mean current, instead of being simulated.
     """
 
-    def __init__(self, snn: SpikingNetwork, batches: Sequence[Batch], store: Store, blockwise: bool = False) -> None:
+    def __init__(self, snn: SpikingNetwork, batches: Sequence[Batch], store: Store, blockwise: bool = False,
+                 closed_form: bool = False) -> None:
         self.snn = snn
+        self.closed_form = closed_form
         self.batches = batches
         self.store = store
         self.device = tensors_of(batches[0])[0].device
@@ -51,6 +54,8 @@ class Sweep:
         """Walk the layers in order; behind each, forget what no later layer reads."""
         for layer in self.layers:
             yield layer
+            for one in layer.block.layers:
+                one.forget()
             for node, last in list(self._last_reader.items()):
                 if last is layer:
                     for index in range(len(self.batches)):
@@ -108,19 +113,19 @@ class Layer:
         return values
 
     def rate(self, index: int, keep: bool = False, each_step: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Simulate this layer's neurons for one batch, where they have no closed form.
+        """What this layer's neurons put out for one batch: in closed form or, by the walk's choice, simulated.
 
         Args:
             index: of the batch.
-            keep: store the spikes, as the input of the layers behind.
-            each_step: whether to sum up the spikes of each step.
+            keep: store the rate or the spikes, as the input of the layers behind.
+            each_step: whether to sum up the spikes of each step, which a closed form does not tell.
 
         Returns:
             The firing rate, shape (N, C, ...), and the sum of the spikes of each step over images and positions,
             shape (T, C), float64, or None.
         """
-        if self.neuron.rule.coding == 'differential':  # what is sent in the end, in closed form
-            rate = self.neuron.rate(self.plan.analog(self.mean_inputs(self.plan, index))[self.current])
+        if self.sweep.closed_form:
+            rate = self.neuron.rate(self.mean_current(index))
             if keep:
                 self.sweep.store.put(('rate', self.node, index), rate)
             return rate, None
@@ -147,9 +152,32 @@ class Layer:
             self.sweep.store.put(('spikes', self.node, index), planes)
         return total / snn.time_steps, torch.cat(by_step) if each_step else None
 
+    def mean_current(self, index: int) -> Tensor:
+        """The mean current into the layer for one batch, which the mean of what comes in gives; shape (N, C, ...)."""
+        store, key = self.sweep.store, ('current', self.node, index)
+        if key in store:
+            return self._stored(*key)
+        current = self.plan.analog(self.mean_inputs(self.plan, index))[self.current]
+        store.offer(key, current)
+        return current
+
+    def forget(self) -> None:
+        """Drop the currents that are kept: a weight before the layer has changed, or nobody asks for them again."""
+        for index in range(len(self.sweep.batches)):
+            for kind in ('current', 'currents'):
+                self.sweep.store.drop((kind, self.node, index))
+
     def currents(self, index: int) -> Iterator[Tensor]:
-        """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...)."""
-        snn = self.sweep.snn
+        """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...).
+
+        They are kept while there is room: the next correction changes nothing before the layer.
+        """
+        snn, store, key = self.sweep.snn, self.sweep.store, ('currents', self.node, index)
+        if key in store:
+            kept = self._stored(*key)
+            steps = snn.chunk_steps or chunk_steps_for(kept[0], snn.time_steps)
+            yield from kept.split(steps)
+            return
         values = self._inputs(self.plan, index)
         chunk_steps = snn.chunk_steps or chunk_steps_for(self.activation(index), snn.time_steps)
         if self.current not in self.plan.varies:  # constant: the stem
@@ -167,8 +195,18 @@ class Layer:
             return unpack_spikes(planes[node], threshold, start, stop, lowest)
 
         shapes = {node: stored.shape[2:] for node, stored in planes.items()}
+        example = self.activation(index)
+        room = store.offers(example.nbytes * snn.time_steps)
+        kept = example.new_empty(snn.time_steps, *example.shape) if room else None
+        start = 0
         for chunk in self.loop.each_step(values, snn.time_steps, chunk_steps, incoming, shapes):
-            yield chunk[self.current]
+            currents = chunk[self.current]
+            if kept is not None:
+                kept[start:start + len(currents)] = currents
+                start += len(currents)
+            yield currents
+        if kept is not None:
+            store.offer(key, kept)
 
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""

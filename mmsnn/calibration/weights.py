@@ -39,7 +39,9 @@ def improve_weights(block: Block, pipeline: Pipeline, calibrated: set[nn.Module]
 
 
 def simulate(block: Block, pipeline: Pipeline, steps: Steps) -> Errors:
-    """Simulate the layers of a block, keeping their spikes; return the errors of the last."""
+    """Run the layers of a block with their new weights, keeping what they emit; return the errors of the last."""
+    for layer in block.layers:
+        layer.forget()
     return [measure(layer, pipeline, steps, keep=True) for layer in block.layers][-1]
 
 
