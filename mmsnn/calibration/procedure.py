@@ -14,7 +14,7 @@ from ..simulation.network import SpikingNetwork
 from ..simulation.settings import check_coding
 from .balancing import balanced_thresholds
 from .batches import Batch, call_with, materialise, size_of
-from .corrections import correct_bias, correct_potential, largest_current, measure
+from .corrections import Steps, correct_bias, correct_potential, largest_current, measure
 from .store import GIBI, Store
 from .walk import Layer, Sweep
 from .weights import improve_weights
@@ -110,20 +110,24 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
         thresholds = {layer_name: largest / model.peak for layer_name, largest in balanced_thresholds(
             snn, batches, chosen.channel_wise, progress=progress).items()}
     else:
-        histograms = observe(snn, batches, progress) if histograms is None else histograms
+        if histograms is None and not chosen.walks:
+            histograms = observe(snn, batches, progress)
         thresholds = {layer_name: model.thresholds(histogram, chosen, snn.time_steps)
-                      for layer_name, histogram in histograms.items()}
+                      for layer_name, histogram in (histograms or {}).items()}
     report = CalibrationReport()
     for layer_name, neuron in snn.neurons.items():
-        set_threshold(neuron, thresholds[layer_name], chosen, snn.time_steps)
+        set_threshold(neuron, thresholds.get(layer_name, neuron.threshold), chosen, snn.time_steps)
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
     if chosen.walks:
         sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise, closed_form=not chosen.simulates)
-        steps = Progress(sweep, chosen, progress)
+        steps = Progress(sweep, chosen, progress, observe=not thresholds)
         calibrated: set[nn.Module] = set()
         try:
             for layer, row in zip(sweep, report):
                 steps.layer(layer.name)
+                if not thresholds:
+                    set_threshold(layer.neuron, model.thresholds(observe_layer(layer, steps), chosen, snn.time_steps),
+                                  chosen, snn.time_steps)
                 row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
                 row.threshold = float(layer.neuron.threshold.mean())
         except BaseException:  # an interrupt too: the next attempt must start from the ANN's own weights
@@ -142,15 +146,7 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
     def watch(name: str):
         def hook(neuron: nn.Module, _inputs, activation: Tensor) -> None:
             assert isinstance(neuron, IFNeuron)
-            activation = activation.movedim(neuron.channel_axis, 1)
-            if neuron.activation is not None:  # it may be negative; so may what differential neurons send
-                activation = activation.abs()
-            if name not in histograms:
-                histograms[name] = ActivationHistogram(activation.shape[1], activation.device)
-            try:
-                histograms[name].update(activation)
-            except ValueError as error:
-                raise ValueError(f'layer {name}: {error}') from None
+            histograms[name] = _add(histograms.get(name), name, neuron, activation)
         return hook
 
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
@@ -166,6 +162,35 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
     for histogram in histograms.values():
         histogram.gather()
     return histograms
+
+
+def observe_layer(layer: Layer, steps: Steps) -> ActivationHistogram:
+    """The histogram of one layer's activations in the ANN, over all batches: that of :func:`observe`."""
+    histogram, problem = None, None
+    try:
+        for index in range(len(layer.sweep.batches)):
+            histogram = _add(histogram, layer.name, layer.neuron, layer.activation(index))
+            steps.update()
+    except ValueError as error:
+        problem = error
+    agree(problem)
+    assert histogram is not None
+    histogram.gather()
+    return histogram
+
+
+def _add(histogram: ActivationHistogram | None, name: str, neuron: IFNeuron, activation: Tensor) -> ActivationHistogram:
+    """Add a layer's activations to its histogram, or to a new one."""
+    activation = activation.movedim(neuron.channel_axis, 1)
+    if neuron.activation is not None:  # it may be negative; so may what differential neurons send
+        activation = activation.abs()
+    if histogram is None:
+        histogram = ActivationHistogram(activation.shape[1], activation.device)
+    try:
+        histogram.update(activation)
+    except ValueError as error:
+        raise ValueError(f'layer {name}: {error}') from None
+    return histogram
 
 
 def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_steps: int) -> None:
@@ -211,9 +236,9 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
 class Progress:
     """A progress bar over everything a calibration will do, with the layer's name beside it."""
 
-    def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool) -> None:
+    def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool, observe: bool = False) -> None:
         corrections = pipeline.rounds * (pipeline.bias + (pipeline.potential is not None))
-        passes = 1 + corrections + pipeline.weights + (pipeline.threshold == 'current')
+        passes = 1 + observe + corrections + pipeline.weights + (pipeline.threshold == 'current')
         total = (passes * len(sweep.batches) * len(sweep.layers)
                  + pipeline.weights * pipeline.iterations * len(sweep.blocks))
         self.bar = progress_bar(total=total, desc='calibration', disable=not show, unit='step')
