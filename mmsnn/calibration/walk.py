@@ -197,16 +197,16 @@ class Layer:
         shapes = {node: stored.shape[2:] for node, stored in planes.items()}
         example = self.activation(index)
         room = store.offers(example.nbytes * snn.time_steps)
-        kept = example.new_empty(snn.time_steps, *example.shape) if room else None
+        made = example.new_empty(snn.time_steps, *example.shape) if room else None
         start = 0
         for chunk in self.loop.each_step(values, snn.time_steps, chunk_steps, incoming, shapes):
             currents = chunk[self.current]
-            if kept is not None:
-                kept[start:start + len(currents)] = currents
+            if made is not None:
+                made[start:start + len(currents)] = currents
                 start += len(currents)
             yield currents
-        if kept is not None:
-            store.offer(key, kept)
+        if made is not None:
+            store.offer(key, made)
 
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""

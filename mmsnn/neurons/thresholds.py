@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..distributed import largest, total
@@ -115,7 +114,7 @@ class ActivationHistogram:
 
     def channels(self) -> Iterator[tuple[slice, 'ActivationHistogram']]:
         """Yield some channels after the other, and a histogram of them: all at once would be much memory."""
-        for rows in _blocks(len(self.maximum), BINS, self.counts):
+        for rows in _blocks(len(self.maximum), BINS // 4, self.counts):
             few = copy.copy(self)
             few.counts, few.exponent, few.maximum = self.counts[rows], self.exponent[rows], self.maximum[rows]
             few._moments = None
