@@ -83,7 +83,7 @@ class Layer:
     def _stored(self, kind: str, node: fx.Node, index: int) -> Tensor:
         return self.sweep.store.get((kind, node, index)).to(self.sweep.device)
 
-    def _inputs(self, plan: Plan, index: int) -> Env:
+    def inputs(self, plan: Plan, index: int) -> Env:
         """Values of the placeholders that a plan reads (of either graph: both name them alike)."""
         values = call_with(self.sweep.snn.bind, self.sweep.batches[index])
         bound = {node.target: value for node, value in values.items()}
@@ -94,14 +94,14 @@ class Layer:
         key = 'activation', self.node, index
         if key not in self.sweep.store:
             twin = self.sweep._ann_nodes
-            values = self._inputs(self._ann_plan, index)
+            values = self.inputs(self._ann_plan, index)
             values |= {twin[node]: self._stored('activation', node, index) for node in self.plan.sources}
             self.sweep.store.put(key, self.neuron(self._ann_plan.analog(values)[twin[self.current]]))
         return self._stored(*key)
 
     def mean_inputs(self, plan: Plan, index: int) -> Env:
         """Input and mean incoming spikes of the SNN for one batch: values for ``plan.analog``."""
-        values = self._inputs(plan, index)
+        values = self.inputs(plan, index)
         time_steps = self.sweep.snn.time_steps
         for node in plan.sources:
             if ('rate', node, index) in self.sweep.store:
@@ -178,7 +178,7 @@ class Layer:
             steps = snn.chunk_steps or chunk_steps_for(kept[0], snn.time_steps)
             yield from kept.split(steps)
             return
-        values = self._inputs(self.plan, index)
+        values = self.inputs(self.plan, index)
         chunk_steps = snn.chunk_steps or chunk_steps_for(self.activation(index), snn.time_steps)
         if self.current not in self.plan.varies:  # constant: the stem
             current = self.plan.once(values)[self.current]
