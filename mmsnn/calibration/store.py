@@ -112,6 +112,9 @@ def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, l
     """
     # Operations on operands of one type: torch computes mixed ones, and those that give bool, element by element.
     for step, spike in enumerate(spikes, start):
+        if len(planes) == 1 and not lowest:  # one spike or none
+            planes[0, step // 8].add_((spike != 0).view(torch.uint8), alpha=1 << step % 8)
+            continue
         level = (spike / threshold).round_().sub_(lowest).to(torch.uint8 if len(planes) <= 8 else torch.int32)
         for bit, target in enumerate(planes):
             target[step // 8].add_((level >> bit & 1).to(torch.uint8), alpha=1 << step % 8)

@@ -131,22 +131,30 @@ class Layer:
             return rate, None
         snn = self.sweep.snn
         state: State | None = None
-        total: Tensor  # these two come with the first chunk
+        total: Tensor  # these come with the first chunk
         planes: Tensor
-        start, rule, by_step = 0, self.neuron.rule, []
+        spikes: Tensor
+        threshold: Tensor
+        bias: Tensor
+        start, neuron, rule, by_step = 0, self.neuron, self.neuron.rule, []
         for currents in self.currents(index):
             if state is None:
-                state, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
+                state, total = neuron.start(currents[0]), torch.zeros_like(currents[0])
+                threshold, bias = neuron.per_channel(neuron.threshold, total), neuron.per_channel(neuron.bias, total)
                 if keep:
                     bits = (rule.highest - rule.lowest).bit_length()
                     planes = total.new_zeros((bits, -(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
-            spikes, state = self.neuron.fire(currents, state, start)
-            for spike in spikes:
+                spikes = torch.empty_like(currents)
+            spikes = spikes[:len(currents)]
+            for step, (current, spike) in enumerate(zip(currents, spikes), start):
+                if neuron.bias.ndim > 1:
+                    bias = neuron.per_channel(neuron.bias[step], total)
+                rule.step_in_place(current, bias, state, threshold, snn.time_steps, spike)
                 total += spike
             if each_step:
                 by_step.append(spikes.movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
             if keep:
-                pack_spikes(planes, spikes, per_channel(self.neuron.threshold, total), start, rule.lowest)
+                pack_spikes(planes, spikes, threshold, start, rule.lowest)
             start += len(spikes)
         if keep:
             self.sweep.store.put(('spikes', self.node, index), planes)
