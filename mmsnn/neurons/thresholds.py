@@ -168,7 +168,7 @@ def _least_error(histogram: ActivationHistogram, time_steps: int, rounding: str,
     best = torch.full_like(threshold, torch.inf)
     channels = torch.nonzero(threshold > 0).flatten()  # those that may have a better one
     shares = torch.arange(grid, 0, -1, dtype=torch.float64, device=threshold.device) / grid
-    for several in shares.split(max(10, AT_ONCE // time_steps)):
+    for several in shares.split(max(5, AT_ONCE // time_steps)):
         if not len(channels):
             break
         h = histogram.maximum[channels, None] * several
