@@ -76,6 +76,7 @@ class Layer:
         self.plan = Plan(sweep.snn.graph, [self.current], neuron_nodes)
         self.loop = TimeLoop(sweep.snn.network, self.plan)
         self.block: Block
+        self.norms: dict[int, Tensor] = {}  # the sum of each batch's squared activations, once it has been computed
         # The same segment of the untouched copy.
         twin = sweep._ann_nodes
         self._ann_plan = Plan(sweep.ann.graph, [twin[self.current]], [twin[n] for n in neuron_nodes])
