@@ -25,8 +25,8 @@ class LayerReport:
     """What calibration did to one layer of neurons.
 
     The errors are ``sum (x - rate)**2 / sum x**2`` over the calibration images, x being the ANN's activation
-    [section 3.4]: with the layer as converted on calibrated inputs, and after its own calibration. None where the
-    pipeline does not simulate.
+    [section 3.4]: with the layer as converted on calibrated inputs, and after its own calibration. The rate is
+    simulated or, for neurons that have one, in closed form. None where the pipeline only chooses thresholds.
     """
 
     name: str
@@ -59,6 +59,10 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
               progress: bool = True, **options) -> CalibrationReport:
     """Choose the thresholds of a converted network and calibrate it, in place.
 
+    Neurons whose output has a closed form (``closed_form`` of :class:`mmsnn.neurons.model.NeuronModel`: ``'signed'``
+    and ``'differential'``) are calibrated by it, in a few passes of the ANN an image whatever T is; others are
+    simulated, layer by layer.
+
     Args:
         snn: from :func:`mmsnn.convert`.
         batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN, or of tuples or
@@ -71,7 +75,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
             None takes what did best for this T: :func:`mmsnn.neurons.pipelines.usual_pipeline`.
         histograms: of the activations on these batches, from :func:`mmsnn.observe`, where they are at hand: they do
             not depend on T or the pipeline, and so serve many calibrations of the same ANN.
-        memory_budget: bytes of activations and spikes to hold in memory; more goes to temporary files.
+        memory_budget: bytes of activations, spikes and rates to hold in memory; more goes to temporary files. Up to
+            half of it holds currents that would be computed again otherwise.
         progress: show progress bars.
         **options: replace single choices of the pipeline, see :class:`mmsnn.Pipeline`; ``levels`` is how many
             different values a neuron can emit in one step, whatever the pipeline.

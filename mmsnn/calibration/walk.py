@@ -1,8 +1,9 @@
 """One walk over the network, neuron layer by neuron layer, with the ANN's activations beside the SNN's spikes.
 
-Only the outputs of neurons are kept (activations as floats, spikes as one bit per step); what lies between two layers
-of neurons is recomputed from them, and an entry is dropped behind its last reader. Calibrating a layer therefore costs
-the simulation of that layer, not of the network up to it: the whole is linear in depth.
+Only the outputs of neurons are kept (activations as floats, spikes as one bit per step or, where neurons have a closed
+form, their rates); what lies between two layers of neurons is recomputed from them, and an entry is dropped behind its
+last reader. Calibrating a layer therefore costs the simulation of that layer, or in closed form one pass through it, not
+of the network up to it: the whole is linear in depth.
 """
 import copy
 from collections.abc import Iterator, Sequence
