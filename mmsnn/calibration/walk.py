@@ -2,8 +2,8 @@
 
 Only the outputs of neurons are kept (activations as floats, spikes as one bit per step or, where neurons have a closed
 form, their rates); what lies between two layers of neurons is recomputed from them, and an entry is dropped behind its
-last reader. Calibrating a layer therefore costs the simulation of that layer, or in closed form one pass through it, not
-of the network up to it: the whole is linear in depth.
+last reader. Calibrating a layer therefore costs the simulation of that layer, or in closed form one pass through it,
+not of the network up to it: the whole is linear in depth.
 """
 import copy
 from collections.abc import Iterator, Sequence

@@ -12,8 +12,8 @@
     events        a 1 x 1 convolution of 256 channels as a sparse product over the spikes alone, by firing rate
 
 The unit, but of calibration, is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in
-the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
-the repeats in brackets.
+the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the
+spread over the repeats in brackets.
 """
 import argparse
 from pathlib import Path

@@ -1,8 +1,8 @@
 """What simulation and calibration cost, in forward passes of the ANN.
 
 The unit, but of calibration, is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in
-the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
-the repeats in brackets.
+the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the
+spread over the repeats in brackets.
 """
 import argparse
 import statistics
