@@ -44,6 +44,7 @@ class Differential(NeuronModel):
     dead_zone: float = .5
 
     coding = 'differential'
+    closed_form = True
     options = ('sizes', 'uniform', 'dead_zone')
 
     @classmethod

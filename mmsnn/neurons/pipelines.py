@@ -141,9 +141,15 @@ class Pipeline:
         return f'make_pipeline({", ".join([repr(nearest), *self.changes(nearest)])})'
 
     @property
-    def simulates(self) -> bool:
-        """Whether anything needs more than the ANN's activations: a simulation of every layer."""
+    def walks(self) -> bool:
+        """Whether anything needs more than the ANN's activations: a walk over the layers, each after those before."""
         return self.threshold == 'current' or self.bias or self.potential is not None or self.weights
+
+    @property
+    def simulates(self) -> bool:
+        """Whether that walk simulates every layer; otherwise it goes by what neurons emit in closed form."""
+        each_step = self.threshold == 'current' or self.bias_per_step
+        return self.walks and (each_step or not self.rule(1).closed_form)
 
     def as_dict(self) -> dict:
         return asdict(self)
