@@ -16,7 +16,6 @@ from .thresholds import ActivationHistogram, positive
 CANDIDATES = 64  # ranges that are tried for each channel
 LARGEST = 2.  # of them, in largest activations
 RESOLUTION = 32  # entries of a table for each h
-REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +49,7 @@ class Differential(NeuronModel):
     narrowing: float = 1.
 
     coding = 'differential'
+    closed_form = True
     options = ('sizes', 'uniform', 'dead_zone', 'narrowing')
 
     @classmethod
@@ -140,10 +140,11 @@ class Differential(NeuronModel):
         return sent
 
     def thresholds(self, histogram: ActivationHistogram, pipeline, time_steps: int) -> Tensor:
-        """The h under which activations are met best: the least squared error after two steps of a steady current.
+        """The h under which activations are met best: the least squared error after some steps of a steady current.
 
-        Smaller sizes round less in the end, larger ones arrive sooner; two steps are the least in which sizes can add
-        up. ``threshold='max'`` lets the largest size be the largest activation.
+        Smaller sizes round less in the end, larger ones arrive sooner, and what follows needs steps of its own:
+        :func:`reference_steps` says how many are counted. ``threshold='max'`` lets the largest size be the largest
+        activation.
         """
         if not pipeline.channel_wise:
             histogram = histogram.merged()
@@ -152,7 +153,7 @@ class Differential(NeuronModel):
         # What is left of x after some steps, in units of h, depends on x / h alone: a table serves all candidates.
         size = int(RESOLUTION * self.highest * CANDIDATES / LARGEST)
         left = (torch.arange(size, dtype=torch.float64, device=histogram.counts.device) + .5) / RESOLUTION
-        for _ in range(REFERENCE_STEPS):
+        for _ in range(reference_steps(time_steps)):
             left = left - self.nearest(left)
         squared = left.square().float()
         # Bins of a 512th of the range are fine enough; the first holds the zeros, of which nothing is left.
@@ -167,6 +168,14 @@ class Differential(NeuronModel):
             found = torch.where(error < best, threshold, found)
             best = torch.minimum(best, error)
         return positive(found)
+
+
+def reference_steps(time_steps: int) -> int:
+    """After how many of T steps a steady activation shall be met best: half of them, but 2 at least and 4 at most.
+
+    Sizes need two steps to add up; from 4 on rounding is small beside what calibration images leave out.
+    """
+    return min(max(2, time_steps // 2), 4)
 
 
 NEURONS['differential'] = Differential

@@ -27,9 +27,12 @@ class NeuronModel:
             inputs and biases come once, and the network's output is the sum over time. Such neurons hand on the sum of
             what they have sent, the first tensor of their state, as if all that follows had added it up: affine
             operations of sums are sums of affine operations, so that these are the same numbers.
+        closed_form: whether ``rate`` of the mean current tells what neurons emit in the end in whatever order currents
+            arrive, but for spikes whose correction comes too late. Calibration then goes by it and simulates nothing.
     """
 
     coding = 'rate'
+    closed_form = False
     # Fields of a Pipeline that not every kind of neuron knows, and those that this one does.
     special = ('reset', 'signed', 'max_spikes', 'max_rate', 'clip', 'shift', 'potential', 'bias_per_step', 'rounding',
                'sizes', 'uniform', 'dead_zone', 'narrowing')

@@ -143,9 +143,15 @@ class Pipeline:
         return f'make_pipeline({", ".join([repr(nearest), *self.changes(nearest)])})'
 
     @property
-    def simulates(self) -> bool:
-        """Whether anything needs more than the ANN's activations: a simulation of every layer."""
+    def walks(self) -> bool:
+        """Whether anything needs more than the ANN's activations: a walk over the layers, each after those before."""
         return self.threshold == 'current' or self.bias or self.potential is not None or self.weights
+
+    @property
+    def simulates(self) -> bool:
+        """Whether that walk simulates every layer; otherwise it goes by what neurons emit in closed form."""
+        each_step = self.threshold == 'current' or self.bias_per_step
+        return self.walks and (each_step or not self.rule(1).closed_form)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -169,8 +175,8 @@ PIPELINES = {
     'light': Pipeline(bias=True),
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
-    # Neurons that send changes, as spikes of a few sizes; nothing depends on T.
-    'differential': Pipeline(neuron='differential', sizes=6, bias=True),
+    # Neurons that send changes, as spikes of a few sizes.
+    'differential': Pipeline(neuron='differential', sizes=6, narrowing=3., bias=True),
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
     # Several spikes a step and as many on average: in T steps the ANN with activations quantised to 12 T + 1 levels.
