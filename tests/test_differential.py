@@ -70,7 +70,7 @@ def naive(snn, x, time_steps):
                 nearest = (e.abs()[..., None] - sizes).abs()
                 # Half way between two sizes the larger one is sent, but nothing within the dead zone.
                 index = sizes.numel() - 1 - nearest.flip(-1).argmin(-1)
-                zone = neuron.rule.dead_zone * neuron.rule.narrowing ** (snn.time_steps - 1 - step)
+                zone = neuron.rule.dead_zone * neuron.rule.narrowing ** max(0, min(snn.time_steps, 3) - 1 - step)
                 index = torch.where(e.abs() <= zone, 0, index)
                 env[node] = sizes[index] * e.sign() * h
                 sent[node] = sent.get(node, 0.) + env[node]
@@ -122,13 +122,15 @@ def test_worked_out_by_hand():
         mmsnn.Pipeline(neuron='differential', dead_zone=.4)
 
 
-def test_a_zone_that_narrows_leaves_little_differences_to_the_last_step():
-    model = Differential(sizes=4, narrowing=4.)  # zones of 8, 2 and 0.5 h at T = 3
+def test_a_zone_that_narrows_leaves_little_differences_to_the_third_step():
+    model = Differential(sizes=4, narrowing=4.)  # zones of 8, 2, 0.5, 0.5, ... h
     state, h, sent = model.start(torch.zeros(3), 3), torch.ones(1), []
     for step in range(3):
-        spikes, state = model.at(step, 3).step(torch.tensor([8.5, 5., 1.6]), torch.zeros(1), state, h, 3)
+        spikes, state = model.at(step, 5).step(torch.tensor([8.5, 5., 1.6]), torch.zeros(1), state, h, 5)
         sent.append(spikes.tolist())
     assert sent == [[8., 0., 0.], [0., 4., 0.], [0., 1., 2.]]
+    assert [model.at(step, 2).dead_zone for step in range(2)] == [2., .5]
+    assert [float(model.at(torch.tensor(step), 5).dead_zone) for step in (0, 2, 4)] == [8., .5, .5]
     with pytest.raises(ValueError, match='narrowing must be at least 1'):
         mmsnn.Pipeline(neuron='differential', narrowing=.5)
 

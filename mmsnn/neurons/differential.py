@@ -16,6 +16,8 @@ from .thresholds import ActivationHistogram, positive
 CANDIDATES = 64  # ranges that are tried for each channel
 LARGEST = 2.  # of them, in largest activations
 RESOLUTION = 32  # entries of a table for each h
+REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
+NARROW_STEPS = 3  # from this one on the dead zone has its final width
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,14 +35,14 @@ class Differential(NeuronModel):
     settled e gets into it, after which nobody fires: y is f(S) to within d h, whatever T is.
 
     What is sent early is a guess about sums that still change, and a spike that corrects little may have to be taken
-    back. A zone that narrows by a factor r at each step, ``d(t) = d r**(T - t)`` at step t = 1 ... T, leaves small
-    differences to the last steps.
+    back. A zone that narrows by a factor r in the first steps, ``d(t) = d r**max(0, min(T, 3) - t)`` at t = 1 ... T,
+    leaves small differences to the third step.
 
     Attributes:
         sizes: n, how many sizes a spike can have.
         uniform: whether sizes are multiples of h instead of powers of two times h.
         dead_zone: d, from 0.5 to 1, in thresholds.
-        narrowing: r, at least 1, where the zone has one width throughout.
+        narrowing: r, at least 1; with 1 the zone has one width throughout.
     """
 
     sizes: int = 4
@@ -96,7 +98,9 @@ class Differential(NeuronModel):
     def at(self, step: Tensor | float, time_steps: int) -> 'Differential':
         if self.narrowing == 1:
             return self
-        zone = self.dead_zone * self.narrowing ** (time_steps - 1 - step)
+        left = min(time_steps, NARROW_STEPS) - 1 - step
+        left = left.clamp(min=0) if isinstance(left, Tensor) else max(left, 0)
+        zone = self.dead_zone * self.narrowing ** left
         return Differential(self.sizes, self.uniform, zone)
 
     def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
@@ -140,11 +144,10 @@ class Differential(NeuronModel):
         return sent
 
     def thresholds(self, histogram: ActivationHistogram, pipeline, time_steps: int) -> Tensor:
-        """The h under which activations are met best: the least squared error after some steps of a steady current.
+        """The h under which activations are met best: the least squared error after two steps of a steady current.
 
-        Smaller sizes round less in the end, larger ones arrive sooner, and what follows needs steps of its own:
-        :func:`reference_steps` says how many are counted. ``threshold='max'`` lets the largest size be the largest
-        activation.
+        Smaller sizes round less in the end, larger ones arrive sooner; two steps are the least in which sizes can add
+        up. ``threshold='max'`` lets the largest size be the largest activation.
         """
         if not pipeline.channel_wise:
             histogram = histogram.merged()
@@ -153,7 +156,7 @@ class Differential(NeuronModel):
         # What is left of x after some steps, in units of h, depends on x / h alone: a table serves all candidates.
         size = int(RESOLUTION * self.highest * CANDIDATES / LARGEST)
         left = (torch.arange(size, dtype=torch.float64, device=histogram.counts.device) + .5) / RESOLUTION
-        for _ in range(reference_steps(time_steps)):
+        for _ in range(REFERENCE_STEPS):
             left = left - self.nearest(left)
         squared = left.square().float()
         # Bins of a 512th of the range are fine enough; the first holds the zeros, of which nothing is left.
@@ -168,14 +171,6 @@ class Differential(NeuronModel):
             found = torch.where(error < best, threshold, found)
             best = torch.minimum(best, error)
         return positive(found)
-
-
-def reference_steps(time_steps: int) -> int:
-    """After how many of T steps a steady activation shall be met best: half of them, but 2 at least and 4 at most.
-
-    Sizes need two steps to add up; from 4 on rounding is small beside what calibration images leave out.
-    """
-    return min(max(2, time_steps // 2), 4)
 
 
 NEURONS['differential'] = Differential

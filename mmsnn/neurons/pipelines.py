@@ -73,7 +73,7 @@ class Pipeline:
         uniform: whether these are multiples of the smallest instead of powers of two; see
             :class:`mmsnn.neurons.differential.Differential`.
         dead_zone: what differences they do not send, in thresholds.
-        narrowing: by what factor it narrows at each step, to reach ``dead_zone`` at the last.
+        narrowing: by what factor that narrows in the first steps, to reach ``dead_zone`` at the third.
     """
 
     neuron: str = 'integrate-and-fire'
@@ -175,8 +175,8 @@ PIPELINES = {
     'light': Pipeline(bias=True),
     'advanced': Pipeline(potential='channel', weights=True),
     'potential': Pipeline(potential='channel'),  # its first half [Table 5]
-    # Neurons that send changes, as spikes of a few sizes.
-    'differential': Pipeline(neuron='differential', sizes=6, narrowing=3., bias=True),
+    # Neurons that send changes, as spikes of a few sizes; nothing depends on T.
+    'differential': Pipeline(neuron='differential', sizes=6, bias=True),
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
     # Several spikes a step and as many on average: in T steps the ANN with activations quantised to 12 T + 1 levels.
