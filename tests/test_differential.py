@@ -70,7 +70,8 @@ def naive(snn, x, time_steps):
                 nearest = (e.abs()[..., None] - sizes).abs()
                 # Half way between two sizes the larger one is sent, but nothing within the dead zone.
                 index = sizes.numel() - 1 - nearest.flip(-1).argmin(-1)
-                index = torch.where(e.abs() <= neuron.rule.dead_zone, 0, index)
+                zone = neuron.rule.dead_zone * neuron.rule.narrowing ** max(0, min(snn.time_steps, 3) - 1 - step)
+                index = torch.where(e.abs() <= zone, 0, index)
                 env[node] = sizes[index] * e.sign() * h
                 sent[node] = sent.get(node, 0.) + env[node]
                 events[node.name] = int((env[node] != 0).sum())
@@ -88,10 +89,11 @@ def zero_response(node, module, env):
     return evaluate(node, {arg: torch.zeros_like(env[arg]) for arg in node.all_input_nodes}, module)
 
 
-@pytest.mark.parametrize('sizes, dead_zone', [(1, .5), (2, .75), (4, .5), (4, .75), (6, 1.)])
-def test_equals_a_simulation_that_sends_changes(sizes, dead_zone):
+@pytest.mark.parametrize('sizes, dead_zone, narrowing', [(1, .5, 1), (2, .75, 1), (4, .5, 1), (4, .75, 1.5), (6, 1., 1),
+                                                         (6, .5, 2)])
+def test_equals_a_simulation_that_sends_changes(sizes, dead_zone, narrowing):
     x = images()
-    snn = exact(Plain(), x, sizes=sizes, dead_zone=dead_zone)
+    snn = exact(Plain(), x, sizes=sizes, dead_zone=dead_zone, narrowing=narrowing)
     reference = naive(snn, x, T)
     for snn.chunk_steps in (None, 1, 3):
         outputs = snn.anytime(range(1, T + 1), x)
@@ -118,6 +120,31 @@ def test_worked_out_by_hand():
     assert Differential(3, dead_zone=.75).nearest(torch.tensor([.7, -.75, .8, 1.4, 1.6])).tolist() == [0, 0, 1, 1, 2]
     with pytest.raises(ValueError, match='dead_zone must be from 0.5 to 1'):
         mmsnn.Pipeline(neuron='differential', dead_zone=.4)
+
+
+def test_a_zone_that_narrows_leaves_little_differences_to_the_third_step():
+    model = Differential(sizes=4, narrowing=4.)  # zones of 8, 2, 0.5, 0.5, ... h
+    state, h, sent = model.start(torch.zeros(3), 3), torch.ones(1), []
+    for step in range(3):
+        spikes, state = model.at(step, 5).step(torch.tensor([8.5, 5., 1.6]), torch.zeros(1), state, h, 5)
+        sent.append(spikes.tolist())
+    assert sent == [[8., 0., 0.], [0., 4., 0.], [0., 1., 2.]]
+    assert [model.at(step, 2).dead_zone for step in range(2)] == [2., .5]
+    assert [float(model.at(torch.tensor(step), 5).dead_zone) for step in (0, 2, 4)] == [8., .5, .5]
+    with pytest.raises(ValueError, match='narrowing must be at least 1'):
+        mmsnn.Pipeline(neuron='differential', narrowing=.5)
+
+
+def test_a_zone_that_narrows_saves_events_and_ends_as_near():
+    x = torch.randn(16, 3, 8, 8).cumsum(2).cumsum(3) / 4
+    net, events, errors = Plain().eval(), [], []
+    for narrowing in (1., 4.):
+        snn = mmsnn.convert(net, 3)
+        mmsnn.calibrate(snn, [x], 'differential', narrowing=narrowing, progress=False)
+        with mmsnn.CostCounter(snn) as counter, torch.no_grad():
+            errors.append(float((snn(x) - net(x)).norm() / net(x).norm()))
+        events.append(sum(counter.cost.events.values()))
+    assert events[1] < events[0] and errors[1] < errors[0] + .02
 
 
 @pytest.mark.parametrize('sizes', [1, 2, 4, 7])
@@ -236,7 +263,7 @@ def test_bias_is_corrected_in_closed_form():
 def test_compiled_exported_and_in_bfloat16(tmp_path):
     x, ann = torch.randn(2, 3, 16, 16), randomise_norms(Residual()).eval()
     snn = mmsnn.convert(ann, 4)
-    mmsnn.calibrate(snn, [x], 'differential', progress=False, sizes=6)
+    mmsnn.calibrate(snn, [x], 'differential', progress=False, sizes=6, narrowing=2)
     half = mmsnn.convert(ann, 4, dtype='bfloat16')
     half.load_state_dict(snn.state_dict())
     torch.testing.assert_close(half(x), snn(x), rtol=.05, atol=.05)

@@ -106,8 +106,10 @@ def test_the_loop_equals_a_naive_simulation_for_every_rule_and_chunk(network, ca
         assert_same(eager(plain)(inputs()), expected)
 
 
-@pytest.mark.parametrize('calibration', {**RULES, 'changes': dict(pipeline='differential')}.values(),
-                         ids=[*RULES, 'changes'])
+CHANGES = {'changes': dict(pipeline='differential'), 'a zone that narrows': dict(pipeline='differential', narrowing=2)}
+
+
+@pytest.mark.parametrize('calibration', {**RULES, **CHANGES}.values(), ids=[*RULES, *CHANGES])
 def test_neurons_that_fire_in_tiles_are_the_same(calibration, monkeypatch):
     plain, _ = both(Residual, inputs(), calibration=calibration)
     for plain.chunk_steps in (1, 4):

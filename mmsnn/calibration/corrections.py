@@ -44,8 +44,10 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
         activation = layer.activation(index)
         rate, by_step = layer.rate(index, keep, pipeline.bias_per_step)
         error, axis = activation - rate, layer.neuron.channel_axis
+        if index not in layer.norms:
+            layer.norms[index] = activation.square().sum(dtype=torch.float64)
         sums = sums + torch.stack([
-            error.square().sum(dtype=torch.float64), activation.square().sum(dtype=torch.float64),
+            error.square().sum(dtype=torch.float64), layer.norms[index],
             *error.new_tensor([len(error), error.numel() // error.shape[axis]], dtype=torch.float64)])
         channel = channel + error.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)
         if pipeline.potential == 'position':

@@ -14,7 +14,7 @@ from ..simulation.network import SpikingNetwork
 from ..simulation.settings import check_coding
 from .balancing import balanced_thresholds
 from .batches import Batch, call_with, materialise, size_of
-from .corrections import correct_bias, correct_potential, largest_current, measure
+from .corrections import Steps, correct_bias, correct_potential, largest_current, measure
 from .store import GIBI, Store
 from .walk import Layer, Sweep
 from .weights import improve_weights
@@ -25,8 +25,8 @@ class LayerReport:
     """What calibration did to one layer of neurons.
 
     The errors are ``sum (x - rate)**2 / sum x**2`` over the calibration images, x being the ANN's activation
-    [section 3.4]: with the layer as converted on calibrated inputs, and after its own calibration. None where the
-    pipeline does not simulate.
+    [section 3.4]: with the layer as converted on calibrated inputs, and after its own calibration. The rate is
+    simulated or, for neurons that have one, in closed form. None where the pipeline only chooses thresholds.
     """
 
     name: str
@@ -59,6 +59,10 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
               progress: bool = True, **options) -> CalibrationReport:
     """Choose the thresholds of a converted network and calibrate it, in place.
 
+    Neurons whose output has a closed form (``closed_form`` of :class:`mmsnn.neurons.model.NeuronModel`: ``'signed'``
+    and ``'differential'``) are calibrated by it, in a few passes of the ANN an image whatever T is; others are
+    simulated, layer by layer.
+
     Args:
         snn: from :func:`mmsnn.convert`.
         batches: calibration inputs, an iterable of tensors (N, ...) preprocessed as for the ANN, or of tuples or
@@ -71,7 +75,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
             None takes what did best for this T: :func:`mmsnn.neurons.pipelines.usual_pipeline`.
         histograms: of the activations on these batches, from :func:`mmsnn.observe`, where they are at hand: they do
             not depend on T or the pipeline, and so serve many calibrations of the same ANN.
-        memory_budget: bytes of activations and spikes to hold in memory; more goes to temporary files.
+        memory_budget: bytes of activations, spikes and rates to hold in memory; more goes to temporary files. Up to
+            half of it holds currents that would be computed again otherwise.
         progress: show progress bars.
         **options: replace single choices of the pipeline, see :class:`mmsnn.Pipeline`; ``levels`` is how many
             different values a neuron can emit in one step, whatever the pipeline.
@@ -110,20 +115,24 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
         thresholds = {layer_name: largest / model.peak for layer_name, largest in balanced_thresholds(
             snn, batches, chosen.channel_wise, progress=progress).items()}
     else:
-        histograms = observe(snn, batches, progress) if histograms is None else histograms
+        if histograms is None and not chosen.walks:
+            histograms = observe(snn, batches, progress)
         thresholds = {layer_name: model.thresholds(histogram, chosen, snn.time_steps)
-                      for layer_name, histogram in histograms.items()}
+                      for layer_name, histogram in (histograms or {}).items()}
     report = CalibrationReport()
     for layer_name, neuron in snn.neurons.items():
-        set_threshold(neuron, thresholds[layer_name], chosen, snn.time_steps)
+        set_threshold(neuron, thresholds.get(layer_name, neuron.threshold), chosen, snn.time_steps)
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
-    if chosen.simulates:
-        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise)
-        steps = Progress(sweep, chosen, progress)
+    if chosen.walks:
+        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise, closed_form=not chosen.simulates)
+        steps = Progress(sweep, chosen, progress, observe=not thresholds)
         calibrated: set[nn.Module] = set()
         try:
             for layer, row in zip(sweep, report):
                 steps.layer(layer.name)
+                if not thresholds:
+                    set_threshold(layer.neuron, model.thresholds(observe_layer(layer, steps), chosen, snn.time_steps),
+                                  chosen, snn.time_steps)
                 row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
                 row.threshold = float(layer.neuron.threshold.mean())
         except BaseException:  # an interrupt too: the next attempt must start from the ANN's own weights
@@ -142,15 +151,7 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
     def watch(name: str):
         def hook(neuron: nn.Module, _inputs, activation: Tensor) -> None:
             assert isinstance(neuron, IFNeuron)
-            activation = activation.movedim(neuron.channel_axis, 1)
-            if neuron.activation is not None:  # it may be negative; so may what differential neurons send
-                activation = activation.abs()
-            if name not in histograms:
-                histograms[name] = ActivationHistogram(activation.shape[1], activation.device)
-            try:
-                histograms[name].update(activation)
-            except ValueError as error:
-                raise ValueError(f'layer {name}: {error}') from None
+            histograms[name] = _add(histograms.get(name), name, neuron, activation)
         return hook
 
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
@@ -166,6 +167,35 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
     for histogram in histograms.values():
         histogram.gather()
     return histograms
+
+
+def observe_layer(layer: Layer, steps: Steps) -> ActivationHistogram:
+    """The histogram of one layer's activations in the ANN, over all batches: that of :func:`observe`."""
+    histogram, problem = None, None
+    try:
+        for index in range(len(layer.sweep.batches)):
+            histogram = _add(histogram, layer.name, layer.neuron, layer.activation(index))
+            steps.update()
+    except ValueError as error:
+        problem = error
+    agree(problem)
+    assert histogram is not None
+    histogram.gather()
+    return histogram
+
+
+def _add(histogram: ActivationHistogram | None, name: str, neuron: IFNeuron, activation: Tensor) -> ActivationHistogram:
+    """Add a layer's activations to its histogram, or to a new one."""
+    activation = activation.movedim(neuron.channel_axis, 1)
+    if neuron.activation is not None:  # it may be negative; so may what differential neurons send
+        activation = activation.abs()
+    if histogram is None:
+        histogram = ActivationHistogram(activation.shape[1], activation.device)
+    try:
+        histogram.update(activation)
+    except ValueError as error:
+        raise ValueError(f'layer {name}: {error}') from None
+    return histogram
 
 
 def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_steps: int) -> None:
@@ -211,9 +241,9 @@ def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module]
 class Progress:
     """A progress bar over everything a calibration will do, with the layer's name beside it."""
 
-    def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool) -> None:
+    def __init__(self, sweep: Sweep, pipeline: Pipeline, show: bool, observe: bool = False) -> None:
         corrections = pipeline.rounds * (pipeline.bias + (pipeline.potential is not None))
-        passes = 1 + corrections + pipeline.weights + (pipeline.threshold == 'current')
+        passes = 1 + observe + corrections + pipeline.weights + (pipeline.threshold == 'current')
         total = (passes * len(sweep.batches) * len(sweep.layers)
                  + pipeline.weights * pipeline.iterations * len(sweep.blocks))
         self.bar = progress_bar(total=total, desc='calibration', disable=not show, unit='step')

@@ -27,6 +27,21 @@ class Store:
         self.in_files = 0
         self.peak = 0
         self._tensors: dict[object, tuple[Tensor, bool]] = {}
+        self._offered: dict[object, None] = {}  # keys of what can be computed again, oldest first
+
+    def offers(self, nbytes: int) -> bool:
+        """Whether :meth:`offer` would keep so many bytes: half of the budget is for what can be computed again."""
+        held = sum(self._tensors[key][0].nbytes for key in self._offered)
+        return held + nbytes <= self.budget // 2 and self.in_memory + nbytes <= self.budget
+
+    def offer(self, key: object, value: Tensor) -> None:
+        """Keep ``value`` itself under ``key`` while there is room in memory; :meth:`put` takes that room."""
+        self.drop(key)
+        if self.offers(value.nbytes):
+            self.in_memory += value.nbytes
+            self.peak = max(self.peak, self.in_memory + self.in_files)
+            self._tensors[key] = value, False
+            self._offered[key] = None
 
     def put(self, key: object, value: Tensor) -> None:
         """Keep a copy of ``value`` under ``key``.
@@ -35,12 +50,14 @@ class Store:
             OSError: the disk cannot hold it; the message says how much is missing where.
         """
         self.drop(key)
+        while self._offered and self.in_memory + value.nbytes > self.budget:
+            self.drop(next(iter(self._offered)))
         spill = self.in_memory + value.nbytes > self.budget
         if spill and value.nbytes:
             kept = self._mapped(value)
             self.in_files += value.nbytes
         else:
-            kept, spill = torch.empty(value.shape, dtype=value.dtype), False
+            kept, spill = torch.empty_like(value, device='cpu'), False
             self.in_memory += value.nbytes
         kept.copy_(value)
         self.peak = max(self.peak, self.in_memory + self.in_files)
@@ -55,6 +72,7 @@ class Store:
     def drop(self, key: object) -> None:
         """Forget the tensor under ``key``, if there is one."""
         tensor, spilled = self._tensors.pop(key, (None, False))
+        self._offered.pop(key, None)
         if tensor is None:
             return
         if spilled:
@@ -94,6 +112,9 @@ def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, l
     """
     # Operations on operands of one type: torch computes mixed ones, and those that give bool, element by element.
     for step, spike in enumerate(spikes, start):
+        if len(planes) == 1 and not lowest:  # one spike or none
+            planes[0, step // 8].add_((spike != 0).view(torch.uint8), alpha=1 << step % 8)
+            continue
         level = (spike / threshold).round_().sub_(lowest).to(torch.uint8 if len(planes) <= 8 else torch.int32)
         for bit, target in enumerate(planes):
             target[step // 8].add_((level >> bit & 1).to(torch.uint8), alpha=1 << step % 8)

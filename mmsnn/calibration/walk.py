@@ -1,8 +1,9 @@
 """One walk over the network, neuron layer by neuron layer, with the ANN's activations beside the SNN's spikes.
 
-Only the outputs of neurons are kept (activations as floats, spikes as one bit per step); what lies between two layers
-of neurons is recomputed from them, and an entry is dropped behind its last reader. Calibrating a layer therefore costs
-the simulation of that layer, not of the network up to it: the whole is linear in depth.
+Only the outputs of neurons are kept (activations as floats, spikes as one bit per step or, where neurons have a closed
+form, their rates); what lies between two layers of neurons is recomputed from them, and an entry is dropped behind its
+last reader. Calibrating a layer therefore costs the simulation of that layer, or in closed form one pass through it,
+not of the network up to it: the whole is linear in depth.
 """
 import copy
 from collections.abc import Iterator, Sequence
@@ -29,10 +30,13 @@ class Sweep:
         store: where activations and spikes go.
         blockwise: whether blocks, whose weights are calibrated together, may have several layers: see
             :func:`blocks_of`.
+        closed_form: whether layers put out what their neurons make of the mean current, instead of being simulated.
     """
 
-    def __init__(self, snn: SpikingNetwork, batches: Sequence[Batch], store: Store, blockwise: bool = False) -> None:
+    def __init__(self, snn: SpikingNetwork, batches: Sequence[Batch], store: Store, blockwise: bool = False,
+                 closed_form: bool = False) -> None:
         self.snn = snn
+        self.closed_form = closed_form
         self.batches = batches
         self.store = store
         self.device = tensors_of(batches[0])[0].device
@@ -51,6 +55,8 @@ class Sweep:
         """Walk the layers in order; behind each, forget what no later layer reads."""
         for layer in self.layers:
             yield layer
+            for one in layer.block.layers:
+                one.forget()
             for node, last in list(self._last_reader.items()):
                 if last is layer:
                     for index in range(len(self.batches)):
@@ -71,6 +77,7 @@ class Layer:
         self.plan = Plan(sweep.snn.graph, [self.current], neuron_nodes)
         self.loop = TimeLoop(sweep.snn.network, self.plan)
         self.block: Block
+        self.norms: dict[int, Tensor] = {}  # the sum of each batch's squared activations, once it has been computed
         # The same segment of the untouched copy.
         twin = sweep._ann_nodes
         self._ann_plan = Plan(sweep.ann.graph, [twin[self.current]], [twin[n] for n in neuron_nodes])
@@ -78,7 +85,7 @@ class Layer:
     def _stored(self, kind: str, node: fx.Node, index: int) -> Tensor:
         return self.sweep.store.get((kind, node, index)).to(self.sweep.device)
 
-    def _inputs(self, plan: Plan, index: int) -> Env:
+    def inputs(self, plan: Plan, index: int) -> Env:
         """Values of the placeholders that a plan reads (of either graph: both name them alike)."""
         values = call_with(self.sweep.snn.bind, self.sweep.batches[index])
         bound = {node.target: value for node, value in values.items()}
@@ -89,14 +96,14 @@ class Layer:
         key = 'activation', self.node, index
         if key not in self.sweep.store:
             twin = self.sweep._ann_nodes
-            values = self._inputs(self._ann_plan, index)
+            values = self.inputs(self._ann_plan, index)
             values |= {twin[node]: self._stored('activation', node, index) for node in self.plan.sources}
             self.sweep.store.put(key, self.neuron(self._ann_plan.analog(values)[twin[self.current]]))
         return self._stored(*key)
 
     def mean_inputs(self, plan: Plan, index: int) -> Env:
         """Input and mean incoming spikes of the SNN for one batch: values for ``plan.analog``."""
-        values = self._inputs(plan, index)
+        values = self.inputs(plan, index)
         time_steps = self.sweep.snn.time_steps
         for node in plan.sources:
             if ('rate', node, index) in self.sweep.store:
@@ -108,49 +115,80 @@ class Layer:
         return values
 
     def rate(self, index: int, keep: bool = False, each_step: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Simulate this layer's neurons for one batch, where they have no closed form.
+        """What this layer's neurons put out for one batch: in closed form or, by the walk's choice, simulated.
 
         Args:
             index: of the batch.
-            keep: store the spikes, as the input of the layers behind.
-            each_step: whether to sum up the spikes of each step.
+            keep: store the rate or the spikes, as the input of the layers behind.
+            each_step: whether to sum up the spikes of each step, which a closed form does not tell.
 
         Returns:
             The firing rate, shape (N, C, ...), and the sum of the spikes of each step over images and positions,
             shape (T, C), float64, or None.
         """
-        if self.neuron.rule.coding == 'differential':  # what is sent in the end, in closed form
-            rate = self.neuron.rate(self.plan.analog(self.mean_inputs(self.plan, index))[self.current])
+        if self.sweep.closed_form:
+            rate = self.neuron.rate(self.mean_current(index))
             if keep:
                 self.sweep.store.put(('rate', self.node, index), rate)
             return rate, None
         snn = self.sweep.snn
         state: State | None = None
-        total: Tensor  # these two come with the first chunk
+        total: Tensor  # these come with the first chunk
         planes: Tensor
-        start, rule, by_step = 0, self.neuron.rule, []
+        spikes: Tensor
+        threshold: Tensor
+        bias: Tensor
+        start, neuron, rule, by_step = 0, self.neuron, self.neuron.rule, []
         for currents in self.currents(index):
             if state is None:
-                state, total = self.neuron.start(currents[0]), torch.zeros_like(currents[0])
+                state, total = neuron.start(currents[0]), torch.zeros_like(currents[0])
+                threshold, bias = neuron.per_channel(neuron.threshold, total), neuron.per_channel(neuron.bias, total)
                 if keep:
                     bits = (rule.highest - rule.lowest).bit_length()
                     planes = total.new_zeros((bits, -(-snn.time_steps // 8), *total.shape), dtype=torch.uint8)
-            spikes, state = self.neuron.fire(currents, state, start)
-            for spike in spikes:
+                spikes = torch.empty_like(currents)
+            spikes = spikes[:len(currents)]
+            for step, (current, spike) in enumerate(zip(currents, spikes), start):
+                if neuron.bias.ndim > 1:
+                    bias = neuron.per_channel(neuron.bias[step], total)
+                rule.step_in_place(current, bias, state, threshold, snn.time_steps, spike)
                 total += spike
             if each_step:
                 by_step.append(spikes.movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
             if keep:
-                pack_spikes(planes, spikes, per_channel(self.neuron.threshold, total), start, rule.lowest)
+                pack_spikes(planes, spikes, threshold, start, rule.lowest)
             start += len(spikes)
         if keep:
             self.sweep.store.put(('spikes', self.node, index), planes)
         return total / snn.time_steps, torch.cat(by_step) if each_step else None
 
+    def mean_current(self, index: int) -> Tensor:
+        """The mean current into the layer for one batch, which the mean of what comes in gives; shape (N, C, ...)."""
+        store, key = self.sweep.store, ('current', self.node, index)
+        if key in store:
+            return self._stored(*key)
+        current = self.plan.analog(self.mean_inputs(self.plan, index))[self.current]
+        store.offer(key, current)
+        return current
+
+    def forget(self) -> None:
+        """Drop the currents that are kept: a weight before the layer has changed, or nobody asks for them again."""
+        for index in range(len(self.sweep.batches)):
+            for kind in ('current', 'currents'):
+                self.sweep.store.drop((kind, self.node, index))
+
     def currents(self, index: int) -> Iterator[Tensor]:
-        """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...)."""
-        snn = self.sweep.snn
-        values = self._inputs(self.plan, index)
+        """Yield the current into the layer for one batch, chunk after chunk of steps, shape (K, N, C, ...).
+
+        They are kept while there is room: the next correction changes nothing before the layer.
+        """
+        snn, store, key = self.sweep.snn, self.sweep.store, ('currents', self.node, index)
+        if key in store:
+            kept = self._stored(*key)
+            steps = snn.chunk_steps or chunk_steps_for(kept[0], snn.time_steps)
+            yield from kept.split(steps)
+            return
+        values = self.inputs(self.plan, index)
         chunk_steps = snn.chunk_steps or chunk_steps_for(self.activation(index), snn.time_steps)
         if self.current not in self.plan.varies:  # constant: the stem
             current = self.plan.once(values)[self.current]
@@ -167,8 +205,18 @@ class Layer:
             return unpack_spikes(planes[node], threshold, start, stop, lowest)
 
         shapes = {node: stored.shape[2:] for node, stored in planes.items()}
+        example = self.activation(index)
+        room = store.offers(example.nbytes * snn.time_steps)
+        made = example.new_empty(snn.time_steps, *example.shape) if room else None
+        start = 0
         for chunk in self.loop.each_step(values, snn.time_steps, chunk_steps, incoming, shapes):
-            yield chunk[self.current]
+            currents = chunk[self.current]
+            if made is not None:
+                made[start:start + len(currents)] = currents
+                start += len(currents)
+            yield currents
+        if made is not None:
+            store.offer(key, made)
 
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""

@@ -2,12 +2,12 @@
 import random
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..distributed import number_of, owner, processes, send
 from ..neurons.pipelines import Pipeline
 from ..simulation.operations import NORMS
-from ..simulation.plan import Plan
+from ..simulation.plan import Env, Plan, is_neuron
 from .corrections import Errors, Steps, measure
 from .walk import Block
 
@@ -39,7 +39,9 @@ def improve_weights(block: Block, pipeline: Pipeline, calibrated: set[nn.Module]
 
 
 def simulate(block: Block, pipeline: Pipeline, steps: Steps) -> Errors:
-    """Simulate the layers of a block, keeping their spikes; return the errors of the last."""
+    """Run the layers of a block with their new weights, keeping what they emit; return the errors of the last."""
+    for layer in block.layers:
+        layer.forget()
     return [measure(layer, pipeline, steps, keep=True) for layer in block.layers][-1]
 
 
@@ -67,6 +69,7 @@ def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps
         steps.update(pipeline.iterations)
         return
     layer = block.last
+    segment = Segment(block, values)
     thresholds = [layer.neuron.threshold for layer in block.layers]
     smallest = [threshold.detach() / 100 for threshold in thresholds]  # they must stay positive
     optimizer = torch.optim.SGD(values, lr=pipeline.learning_rate, momentum=pipeline.momentum)
@@ -80,9 +83,9 @@ def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps
             process, index = owner(draw.randrange(batches))
             optimizer.zero_grad()
             if process == processes()[0]:
-                target, inputs = layer.activation(index), layer.mean_inputs(block.plan, index)
+                target, inputs = layer.activation(index), segment.inputs(index)
                 with torch.enable_grad():
-                    rate = layer.neuron.rate(block.plan.analog(inputs, quantised=True)[layer.current])
+                    rate = layer.neuron.rate(segment.behind.analog(inputs, quantised=True)[layer.current])
                     loss = (target - rate).square().sum(1).mean()
                 loss.backward()
             else:
@@ -95,5 +98,57 @@ def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps
                 torch.maximum(threshold, least, out=threshold)
             steps.update()
     finally:
+        segment.forget()
         for value in values:
             value.requires_grad_(False)
+
+
+class Segment:
+    """What lies between the layers before a block and its last one, in two parts.
+
+    Args:
+        block: whose weights are calibrated.
+        values: the tensors that move.
+
+    Attributes:
+        behind: the part that depends on what moves; its sources are ``given``.
+        before: the part that does not, and is computed once for each batch.
+    """
+
+    def __init__(self, block: Block, values: list[Tensor]) -> None:
+        self.plan, self.layer = block.plan, block.last
+        plan = self.plan
+        moving = {id(value) for value in values}
+        depends: set[fx.Node] = set()
+        for node in (*plan.static, *plan.varying):
+            module = plan.modules[node]
+            own = [] if module is None else [*module.parameters(), *module.buffers()]
+            if is_neuron(node) or moving.intersection(map(id, own)) or depends.intersection(node.all_input_nodes):
+                depends.add(node)
+        needed = {used for node in depends for used in node.all_input_nodes} - depends
+        self.given = [node for node in plan.sources + plan.varying if node in needed]
+        if self.layer.current not in depends:  # nothing moves but the last neurons' own values
+            self.given = plan.sources
+        graph = self.layer.sweep.snn.graph
+        self.behind = Plan(graph, [self.layer.current], self.given)
+        self.before = Plan(graph, [node for node in self.given if node not in plan.sources], plan.sources)
+
+    def inputs(self, index: int) -> Env:
+        """Values for ``behind.analog`` for one batch, those of ``given`` kept while there is room."""
+        store, device = self.layer.sweep.store, self.layer.sweep.device
+        keys = {node: ('given', node, index) for node in self.given}
+        if all(key in store for key in keys.values()):
+            return self.layer.inputs(self.behind, index) | {node: store.get(key).to(device)
+                                                            for node, key in keys.items()}
+        values = self.layer.mean_inputs(self.plan, index)
+        values |= self.before.analog(values) if self.before.targets else {}
+        for node, key in keys.items():
+            if isinstance(values[node], Tensor):
+                store.offer(key, values[node])
+        return values
+
+    def forget(self) -> None:
+        """Drop what is kept."""
+        for index in range(len(self.layer.sweep.batches)):
+            for node in self.given:
+                self.layer.sweep.store.drop(('given', node, index))

@@ -5,15 +5,15 @@
     simulation    time of T steps, plain and compiled, beside the loop that runs the whole network at every step and
                   SpikingJelly's ann2snn (where it is installed: pip install spikingjelly)
     memory        peak memory by T, each in a process of its own
-    calibration   time by depth, images and T; with --published also the algorithm that simulates the whole network
-                  once for every layer
+    calibration   time by depth, images and T, in passes of the ANN an image; with --published also the algorithm that
+                  simulates the whole network once for every layer
     shapes        a folder of images, each at its own size, compilation included
     breakdown     where the time of a simulation goes: convolutions, everything between them, the stem
     events        a 1 x 1 convolution of 256 channels as a sparse product over the spikes alone, by firing rate
 
-The unit throughout is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in the same
-run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
-the repeats in brackets.
+The unit, but of calibration, is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in
+the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the
+spread over the repeats in brackets.
 """
 import argparse
 from pathlib import Path

@@ -1,8 +1,8 @@
 """What simulation and calibration cost, in forward passes of the ANN.
 
-The unit throughout is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in the same
-run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the spread over
-the repeats in brackets.
+The unit, but of calibration, is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in
+the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the
+spread over the repeats in brackets.
 """
 import argparse
 import statistics
@@ -138,7 +138,7 @@ def status(field: str) -> float:
 
 
 def calibration(args: argparse.Namespace) -> list[dict]:
-    """Time calibration against images x T ANN passes."""
+    """Time calibration in ANN passes an image, and in passes an image and time step."""
     rows = []
     for name in args.networks:
         ann = build(name, args.device)
@@ -148,12 +148,13 @@ def calibration(args: argparse.Namespace) -> list[dict]:
             unit = ann_seconds(ann, batches[0])
             snn = convert_network(ann, time_steps)
             taken = seconds(calibrate, snn, batches, args.pipeline)
-            unit = args.images * time_steps * (unit + ann_seconds(ann, batches[0])) / 2
+            unit = args.images * (unit + ann_seconds(ann, batches[0])) / 2
             row = dict(network=name, layers=len(snn.neurons), size=args.size, images=args.images, time_steps=time_steps,
-                       pipeline=args.pipeline, ratio=round(taken / unit, 3), seconds=round(taken, 1))
+                       pipeline=args.pipeline, passes_an_image=round(taken / unit, 2),
+                       passes_an_image_and_step=round(taken / unit / time_steps, 3), seconds=round(taken, 1))
             if args.published:
                 plain = convert(ann, time_steps, 'light')
-                row['whole_network_per_layer'] = round(seconds(published_light, plain, batches) / unit, 3)
+                row['whole_network_per_layer'] = round(seconds(published_light, plain, batches) / unit, 1)
             rows.append(row)
             show(row)
     return rows

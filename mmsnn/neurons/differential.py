@@ -17,6 +17,7 @@ CANDIDATES = 64  # ranges that are tried for each channel
 LARGEST = 2.  # of them, in largest activations
 RESOLUTION = 32  # entries of a table for each h
 REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
+NARROW_STEPS = 3  # from this one on the dead zone has its final width
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,18 +34,25 @@ class Differential(NeuronModel):
     the dead zone: half of h rounds, a wider one saves spikes that would correct little. Under a current that has
     settled e gets into it, after which nobody fires: y is f(S) to within d h, whatever T is.
 
+    What is sent early is a guess about sums that still change, and a spike that corrects little may have to be taken
+    back. A zone that narrows by a factor r in the first steps, ``d(t) = d r**max(0, min(T, 3) - t)`` at t = 1 ... T,
+    leaves small differences to the third step.
+
     Attributes:
         sizes: n, how many sizes a spike can have.
         uniform: whether sizes are multiples of h instead of powers of two times h.
-        dead_zone: d, from 0.5 to 1.
+        dead_zone: d, from 0.5 to 1, in thresholds.
+        narrowing: r, at least 1; with 1 the zone has one width throughout.
     """
 
     sizes: int = 4
     uniform: bool = False
-    dead_zone: float = .5
+    dead_zone: float | Tensor = .5
+    narrowing: float = 1.
 
     coding = 'differential'
-    options = ('sizes', 'uniform', 'dead_zone')
+    closed_form = True
+    options = ('sizes', 'uniform', 'dead_zone', 'narrowing')
 
     @classmethod
     def check(cls, pipeline) -> None:
@@ -54,6 +62,8 @@ class Differential(NeuronModel):
         if not .5 <= pipeline.dead_zone <= 1:
             raise ValueError(f'dead_zone must be from 0.5 to 1, not {pipeline.dead_zone}: below, neurons would never '
                              'be silent; above, they would keep back more than they can send')
+        if not pipeline.narrowing >= 1:
+            raise ValueError(f'narrowing must be at least 1, not {pipeline.narrowing}')
         if pipeline.threshold not in ('mmse', 'max'):
             raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
                              "choose 'mmse' or 'max'")
@@ -64,7 +74,7 @@ class Differential(NeuronModel):
 
     @classmethod
     def of(cls, pipeline, time_steps: int) -> 'Differential':
-        return cls(pipeline.sizes, pipeline.uniform, pipeline.dead_zone)
+        return cls(pipeline.sizes, pipeline.uniform, pipeline.dead_zone, pipeline.narrowing)
 
     @property
     def lowest(self) -> int:
@@ -84,6 +94,14 @@ class Differential(NeuronModel):
 
     def start(self, potential: Tensor, time_steps: int) -> State:
         return (torch.zeros_like(potential),)
+
+    def at(self, step: Tensor | float, time_steps: int) -> 'Differential':
+        if self.narrowing == 1:
+            return self
+        left = min(time_steps, NARROW_STEPS) - 1 - step
+        left = left.clamp(min=0) if isinstance(left, Tensor) else max(left, 0)
+        zone = self.dead_zone * self.narrowing ** left
+        return Differential(self.sizes, self.uniform, zone)
 
     def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
              time_steps: int) -> tuple[Tensor, State]:

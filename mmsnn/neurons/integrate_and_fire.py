@@ -75,6 +75,10 @@ class FiringRule(NeuronModel):
         return self.signed or (self.max_spikes > self.max_rate if self.clip else self.ceiling < math.inf)
 
     @property
+    def closed_form(self) -> bool:  # type: ignore[override]  # here it depends on the choices
+        return self.signed  # what was fired too early is taken back
+
+    @property
     def lowest(self) -> int:
         return -self.max_spikes if self.signed else 0
 

@@ -91,7 +91,7 @@ class IFNeuron(nn.Module):
         if self.rule.coding == 'differential':
             assert isinstance(bias, Tensor)  # one for each step is a choice of rate coding
             currents = self(currents + bias)
-        spikes, _, state = advance(self.rule, currents, bias, state, threshold, self.time_steps)
+        spikes, _, state = advance(self.rule, currents, bias, state, threshold, self.time_steps, float(start))
         fired = torch.stack(spikes)
         if self.recorders:
             self.record(count_spikes(fired, threshold))

@@ -27,12 +27,15 @@ class NeuronModel:
             inputs and biases come once, and the network's output is the sum over time. Such neurons hand on the sum of
             what they have sent, the first tensor of their state, as if all that follows had added it up: affine
             operations of sums are sums of affine operations, so that these are the same numbers.
+        closed_form: whether ``rate`` of the mean current tells what neurons emit in the end in whatever order currents
+            arrive, but for spikes whose correction comes too late. Calibration then goes by it and simulates nothing.
     """
 
     coding = 'rate'
+    closed_form = False
     # Fields of a Pipeline that not every kind of neuron knows, and those that this one does.
     special = ('reset', 'signed', 'max_spikes', 'max_rate', 'clip', 'shift', 'potential', 'bias_per_step', 'rounding',
-               'sizes', 'uniform', 'dead_zone')
+               'sizes', 'uniform', 'dead_zone', 'narrowing')
     options: ClassVar[tuple[str, ...]] = ('shift', 'potential', 'bias_per_step', 'rounding')
 
     @classmethod
@@ -103,6 +106,10 @@ class NeuronModel:
         """In which type a simulation of T steps may hold each tensor of the state; None: in that of the potential."""
         return (None,)
 
+    def at(self, step: Tensor | float, time_steps: int) -> 'NeuronModel':
+        """The same for one of the steps 0 to T - 1, where what neurons do depends on it."""
+        return self
+
     def step(self, current: Tensor, bias: Tensor, state: State, threshold: Tensor,
              time_steps: int) -> tuple[Tensor, State]:
         """Advance by one time step.
@@ -168,7 +175,8 @@ def half(levels: int) -> int:
 
 
 def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tensor | Sequence[Tensor], state: State,
-            threshold: Tensor, time_steps: int) -> tuple[list[Tensor], list[Tensor], State]:
+            threshold: Tensor, time_steps: int,
+            first: Tensor | float = 0.) -> tuple[list[Tensor], list[Tensor], State]:
     """Let neurons take the K steps of ``currents``, one after the other; the time loop of one layer.
 
     Args:
@@ -178,14 +186,15 @@ def advance(model: NeuronModel, currents: Tensor | Sequence[Tensor], bias: Tenso
         state: before the first step.
         threshold: h, broadcastable.
         time_steps: T.
+        first: the number of the first of the K steps, from 0.
 
     Returns:
         The K steps' spikes, what each step hands on, and the state after the last.
     """
     spikes, handed_on = [], []
     for step, current in enumerate(currents):
-        spike, state = model.step(current, bias if isinstance(bias, Tensor) else bias[step], state, threshold,
-                                  time_steps)
+        spike, state = model.at(first + step, time_steps).step(
+            current, bias if isinstance(bias, Tensor) else bias[step], state, threshold, time_steps)
         spikes.append(spike)
         handed_on.append(spike if model.coding == 'rate' else state[0])
     return spikes, handed_on, state

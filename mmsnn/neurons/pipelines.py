@@ -73,6 +73,7 @@ class Pipeline:
         uniform: whether these are multiples of the smallest instead of powers of two; see
             :class:`mmsnn.neurons.differential.Differential`.
         dead_zone: what differences they do not send, in thresholds.
+        narrowing: by what factor that narrows in the first steps, to reach ``dead_zone`` at the third.
     """
 
     neuron: str = 'integrate-and-fire'
@@ -99,6 +100,7 @@ class Pipeline:
     sizes: int = 4
     uniform: bool = False
     dead_zone: float = .5
+    narrowing: float = 1.
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -141,9 +143,15 @@ class Pipeline:
         return f'make_pipeline({", ".join([repr(nearest), *self.changes(nearest)])})'
 
     @property
-    def simulates(self) -> bool:
-        """Whether anything needs more than the ANN's activations: a simulation of every layer."""
+    def walks(self) -> bool:
+        """Whether anything needs more than the ANN's activations: a walk over the layers, each after those before."""
         return self.threshold == 'current' or self.bias or self.potential is not None or self.weights
+
+    @property
+    def simulates(self) -> bool:
+        """Whether that walk simulates every layer; otherwise it goes by what neurons emit in closed form."""
+        each_step = self.threshold == 'current' or self.bias_per_step
+        return self.walks and (each_step or not self.rule(1).closed_form)
 
     def as_dict(self) -> dict:
         return asdict(self)

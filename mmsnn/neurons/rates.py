@@ -21,7 +21,9 @@ def firing_rate(current: Tensor, threshold: Tensor | float, time_steps: int, pot
         max_rate: r, the most spikes per step; 1 but for neurons that fire in bursts.
     """
     level = (time_steps * current + potential) / threshold
-    return threshold / time_steps * straight_through_floor(level).clamp(0, max_rate * time_steps)
+    if level.requires_grad:
+        return threshold / time_steps * straight_through_floor(level).clamp(0, max_rate * time_steps)
+    return level.floor_().clamp_(0, max_rate * time_steps).mul_(threshold / time_steps)
 
 
 def clip_floor(current: Tensor, threshold: Tensor | float, time_steps: int) -> Tensor:

@@ -3,16 +3,17 @@
 Activations are streamed into one histogram per channel, which serves every rule, every T and both granularities.
 """
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..distributed import largest, total
 
 BINS = 2048
 GRID = 100
+AT_ONCE = 1000  # levels of candidates that are tried before those without a chance are left out
+BLOCK = 2 ** 17  # values at a time, so that intermediate ones stay in a core's cache
 PERCENTILE = 99.99
 SMALLEST_EXPONENT = -64
 
@@ -35,6 +36,7 @@ class ActivationHistogram:
         self.exponent = torch.full((channels,), SMALLEST_EXPONENT, dtype=torch.int64, device=device)
         self.maximum = torch.zeros(channels, dtype=torch.float64, device=device)
         self._moments: tuple[Tensor, Tensor, Tensor] | None = None
+        self._empty = True
 
     @property
     def width(self) -> Tensor:
@@ -60,9 +62,14 @@ class ActivationHistogram:
             raise ValueError('activations are NaN or infinite: check the checkpoint and the calibration images')
         self.maximum = torch.maximum(self.maximum, maximum)
         self.widen(torch.where(self.maximum > 0, torch.frexp(self.maximum).exponent, SMALLEST_EXPONENT))
+        self._empty = False
         offset = torch.arange(len(values), device=values.device)[:, None] * BINS
-        index = (values * (1 / self.width[:, None]).to(values.dtype)).long().clamp_(0, BINS - 1) + offset
-        self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        index = (values * (1 / self.width[:, None]).to(values.dtype)).long().clamp_(0, BINS - 1).add_(offset).flatten()
+        if len(index) < self.counts.numel() and not index.is_cuda:  # cheaper than a pass over all bins
+            ones = torch.ones((), dtype=self.counts.dtype).expand(len(index))
+            self.counts.view(-1).scatter_add_(0, index, ones)
+        else:
+            self.counts += torch.bincount(index, minlength=self.counts.numel()).view_as(self.counts)
 
     def widen(self, exponent: Tensor) -> None:
         """Let the range of each channel be at least [0, 2**exponent), merging bins where it grows."""
@@ -70,8 +77,11 @@ class ActivationHistogram:
         exponent = torch.maximum(self.exponent, exponent)
         if torch.equal(exponent, self.exponent):
             return
-        merge = torch.arange(BINS, device=self.counts.device) >> (exponent - self.exponent).clamp(max=62)[:, None]
-        self.counts = torch.zeros_like(self.counts).scatter_add_(1, merge, self.counts)
+        grown = torch.nonzero(exponent > self.exponent).flatten()
+        for rows in () if self._empty else grown.split(BLOCK // BINS):
+            merge = torch.arange(BINS, device=rows.device) >> (exponent - self.exponent)[rows].clamp(max=62)[:, None]
+            counts = self.counts[rows]
+            self.counts[rows] = torch.zeros_like(counts).scatter_add_(1, merge, counts)
         self.exponent = exponent
 
     def gather(self) -> None:
@@ -79,6 +89,7 @@ class ActivationHistogram:
         self.widen(largest(self.exponent.clone()))
         largest(self.maximum)
         total([self.counts])
+        self._empty = False
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return number and sum of the activations from each bin upwards, (C, BINS + 1), and the sum of squares, (C,).
@@ -86,15 +97,34 @@ class ActivationHistogram:
         Every activation counts as the middle of its bin.
         """
         if self._moments is None:
-            x = self.centers
-            upwards = [F.pad(value.flip(1).cumsum(1).flip(1), (0, 1)) for value in (self.counts, self.counts * x)]
-            self._moments = upwards[0], upwards[1], (self.counts * x ** 2).sum(1)
+            number, total = self.counts.new_empty(2, len(self.counts), BINS + 1)
+            squares = torch.zeros_like(self.maximum)
+            centers = torch.arange(BINS, device=self.counts.device) + .5
+            centers[0] = 0
+            for rows in _blocks(len(squares), BINS, self.counts):
+                counts, x = self.counts[rows], centers * self.width[rows, None]
+                # Counts are integers and x odd multiples of a power of two: these sums are exact in any order.
+                for upwards, value in (number[rows], counts), (total[rows], counts * x):
+                    upwards[:, 0] = 0
+                    torch.cumsum(value, 1, out=upwards[:, 1:])
+                    torch.sub(upwards[:, -1:].clone(), upwards, out=upwards)
+                squares[rows] = (counts * x ** 2).sum(1)
+            self._moments = number, total, squares
         return self._moments
+
+    def channels(self) -> Iterator[tuple[slice, 'ActivationHistogram']]:
+        """Yield some channels after the other, and a histogram of them: all at once would be much memory."""
+        for rows in _blocks(len(self.maximum), BINS // 4, self.counts):
+            few = copy.copy(self)
+            few.counts, few.exponent, few.maximum = self.counts[rows], self.exponent[rows], self.maximum[rows]
+            few._moments = None
+            yield rows, few
 
     def merged(self) -> 'ActivationHistogram':
         """Return the histogram of all channels together, as a single channel."""
         wide = copy.copy(self)
-        wide.widen(self.exponent.max().expand_as(self.exponent))  # replaces the copy's tensors, not their values
+        wide.counts = self.counts.clone()
+        wide.widen(self.exponent.max().expand_as(self.exponent))
         layer = ActivationHistogram(1, self.counts.device)
         layer.counts, layer.exponent = wide.counts.sum(0, keepdim=True), wide.exponent[:1].clone()
         layer.maximum = self.maximum.amax(0, keepdim=True)
@@ -126,18 +156,40 @@ def mmse_threshold(histogram: ActivationHistogram, time_steps: int, rounding: st
         rounding: ``'round'`` scores ClipRound, which the simulation computes; ``'floor'`` ClipFloor (no 1/2).
         grid: N; the candidates are ``j / N max(x)`` for j = 1..N.
     """
-    best = torch.full_like(histogram.maximum, torch.inf)
-    threshold = histogram.maximum.clone()
-    for step in range(grid, 0, -1):
-        candidate = histogram.maximum * (step / grid)
-        error = squared_error(histogram, candidate, time_steps, rounding)
-        threshold = torch.where(error < best, candidate, threshold)
-        best = torch.minimum(best, error)
+    threshold = torch.empty_like(histogram.maximum)
+    for rows, few in histogram.channels():
+        threshold[rows] = _least_error(few, time_steps, rounding, grid)
     return threshold
 
 
-def squared_error(histogram: ActivationHistogram, threshold: Tensor, time_steps: int, rounding: str) -> Tensor:
-    """Sum of ``(x - q(x))**2`` over a histogram, q being ClipRound or ClipFloor with the given thresholds, (C,).
+def _least_error(histogram: ActivationHistogram, time_steps: int, rounding: str, grid: int) -> Tensor:
+    number, total, squares = histogram.moments()
+    threshold = histogram.maximum.clone()
+    best = torch.full_like(threshold, torch.inf)
+    channels = torch.nonzero(threshold > 0).flatten()  # those that may have a better one
+    shares = torch.arange(grid, 0, -1, dtype=torch.float64, device=threshold.device) / grid
+    for several in shares.split(max(5, AT_ONCE // time_steps)):
+        if not len(channels):
+            break
+        h = histogram.maximum[channels, None] * several
+        errors = squared_error(histogram, h, time_steps, rounding, channels)
+        least = errors.amin(1)
+        first = (errors == least[:, None]).int().argmax(1, keepdim=True)  # the largest of the best
+        better = least < best[channels]
+        threshold[channels] = torch.where(better, h.gather(1, first)[:, 0], threshold[channels])
+        best[channels] = torch.minimum(least, best[channels])
+        # What exceeds a threshold exceeds all smaller ones: clipping alone costs at least sum(x - h)**2 / N.
+        h = h[:, -1]
+        above = torch.ceil(h / histogram.width[channels] + .5).clamp_(1, BINS).long()
+        count = number[channels, above]
+        clipped = (total[channels, above] - h * count).square() / count.clamp(min=1)
+        channels = channels[clipped <= best[channels] + 1e-9 * squares[channels]]
+    return threshold
+
+
+def squared_error(histogram: ActivationHistogram, threshold: Tensor, time_steps: int, rounding: str,
+                  channels: Tensor | None = None) -> Tensor:
+    """Sum of ``(x - q(x))**2`` over a histogram, q being ClipRound or ClipFloor with given thresholds.
 
     q rises by h/T at each of the T values ``e_m = (m - 1/2) h/T`` (or ``m h/T``), so that with N_m and S_m the
     number and the sum of the activations from e_m upwards::
@@ -145,14 +197,39 @@ def squared_error(histogram: ActivationHistogram, threshold: Tensor, time_steps:
         sum (x - q)**2 = sum x**2 + sum_m [(2 m - 1) (h/T)**2 N_m - 2 (h/T) S_m]
 
     This looks up T cumulative sums where a direct evaluation visits every bin.
+
+    Args:
+        histogram: of the ANN's activations x.
+        threshold: one for each channel, (C,), or several, (C, G).
+        time_steps: T.
+        rounding: ``'round'`` or ``'floor'``.
+        channels: numbers of the C channels, where these are not all of the histogram's.
+
+    Returns:
+        Errors, shaped as ``threshold``.
     """
     number, total, squares = histogram.moments()
+    if channels is None:
+        channels = torch.arange(len(threshold), device=threshold.device)
+    scale = 1 / histogram.width[channels]  # powers of two: exact
     level = torch.arange(1, time_steps + 1, device=threshold.device)
-    step = (threshold / time_steps)[:, None]
-    edge = (level - (.5 if rounding == 'round' else 0.)) * step
-    first_bin = torch.ceil(edge / histogram.width[:, None] - .5).clamp_(1, BINS).long()
-    return squares + ((2 * level - 1) * step ** 2 * number.gather(1, first_bin)
-                      - 2 * step * total.gather(1, first_bin)).sum(1)
+    middle, slope = level - (.5 if rounding == 'round' else 0.), 2 * level - 1
+    steps = (threshold / time_steps).view(len(threshold), -1, 1)
+    errors = torch.empty_like(steps[..., 0])
+    for rows in _blocks(len(steps), steps.shape[1] * time_steps, steps):
+        chosen, step = channels[rows], steps[rows]
+        edge = (middle * step).mul_(scale[rows, None, None])
+        first_bin = edge.sub_(.5).ceil_().clamp_(1, BINS).long().flatten(1)
+        change = (slope * step ** 2).mul_(number[chosen].gather(1, first_bin).view_as(edge))
+        change.sub_(total[chosen].gather(1, first_bin).view_as(edge).mul_(2 * step))
+        errors[rows] = squares[chosen, None] + change.sum(2)
+    return errors.view_as(threshold)
+
+
+def _blocks(channels: int, values: int, like: Tensor) -> list[slice]:
+    """Slices of the channels: on a CPU those whose intermediate values, so many each, a cache can hold."""
+    size = max(1, channels if like.is_cuda else BLOCK // values)
+    return [slice(start, start + size) for start in range(0, channels, size)]
 
 
 RULES: dict[str, Callable[[ActivationHistogram, int, str], Tensor]] = {

@@ -117,7 +117,7 @@ class _Builder:
 
         for node in self.plan.varying:
             if is_neuron(node):
-                self._fire(node, kept, update, stepped.get(node), record)
+                self._fire(node, kept, update, stepped.get(node), first, record)
             elif node in self.chunk.running:
                 self._run_analog(node, kept, update, first)
             else:
@@ -218,7 +218,8 @@ class _Builder:
                 self.root.add_module(copied.target, module if self.dtype is None else module.to(self.dtype))
         return copied
 
-    def _fire(self, node: fx.Node, kept: dict, update: Callable, bias: fx.Node | None, record: bool) -> None:
+    def _fire(self, node: fx.Node, kept: dict, update: Callable, bias: fx.Node | None, first: fx.Node,
+              record: bool) -> None:
         source = source_of(node)
         varies = source in self.plan.varies
         current: Any
@@ -230,7 +231,7 @@ class _Builder:
         neuron, code = self.plan.modules[node], self.chunk.coded.get(node)
         name = self._module(f'fire_{node.name}', Firing(
             neuron, self.steps, varies, self.dtype, record, self.chunk.tiled, code))
-        fired = self.graph.call_module(name, (current, bias, *states))
+        fired = self.graph.call_module(name, (current, bias, first, *states))
         self.together[node] = self.graph.call_function(_item, (fired, 0))
         if code is not None:
             name = self._module(f'decode_{node.name}', Decoder(neuron, code, self.chunk.dimensions[node]))

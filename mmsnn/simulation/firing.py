@@ -40,13 +40,14 @@ class Firing(nn.Module):
         self.register_buffer('threshold', threshold.clone())
         self.register_buffer('bias', neuron.bias.clone())
 
-    def forward(self, current: Tensor | list[Tensor], bias: Tensor | None, potential: Tensor,
+    def forward(self, current: Tensor | list[Tensor], bias: Tensor | None, first: Tensor, potential: Tensor,
                 *others: Tensor) -> tuple:
         """Fire.
 
         Args:
             current: (K, N, ...), or K currents of (N, ...); one of (N, ...) where it does not vary or K is 1.
             bias: of each of the K steps, (K, C), where steps have biases of their own.
+            first: the number of the first step, a scalar.
             potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
 
         Returns:
@@ -67,17 +68,17 @@ class Firing(nn.Module):
             per_channel(each, potential, self.axis) for each in bias]
         threshold = per_channel(thresholds, potential, self.axis)
         if self.tiled:
-            return self._in_tiles(currents, constant, (potential, *others), threshold)
+            return self._in_tiles(currents, constant, first, (potential, *others), threshold)
         if self.code is not None:
-            return self._fire_codes(currents, constant, (potential, *others), threshold)
+            return self._fire_codes(currents, constant, first, (potential, *others), threshold)
         state: State = (potential, *(value.to(potential.dtype) for value in others))
-        handed_on, state, counts = self._advance(currents, constant, state, threshold)
+        handed_on, state, counts = self._advance(currents, constant, first, state, threshold)
         if self.dtype is not None:
             handed_on = [value.to(self.dtype) for value in handed_on]
         stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
         return (join(handed_on) if self.steps > 1 else handed_on[0], *stored, *counts)
 
-    def _fire_codes(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
+    def _fire_codes(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], first: Tensor, state: State,
                     threshold: Tensor) -> tuple:
         """The same, handing on a list of bytes; neurons that send changes remember what they have sent as a byte."""
         assert self.code is not None
@@ -88,23 +89,23 @@ class Firing(nn.Module):
             currents = [activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation) / threshold
                         for current in currents]
             state, scale = (state[0] - self.code.zero_point,), torch.ones_like(threshold)
-        spikes, handed_on, state = advance(self.model, currents, constant, state, scale, self.time_steps)
+        spikes, handed_on, state = advance(self.model, currents, constant, state, scale, self.time_steps, first)
         codes = [self.code.encode(value, scale) for value in handed_on]
         if self.model.coding == 'differential':
             state = (codes[-1],)
         counts = [torch.stack([count_spikes(s, scale) for s in spikes]).sum(0)] if self.record else []
         return (codes, *(value.to(kind) for value, kind in zip(state, kinds)), *counts)
 
-    def _advance(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
+    def _advance(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], first: Tensor, state: State,
                  threshold: Tensor) -> tuple[list[Tensor], State, list[Tensor]]:
         if self.model.coding == 'differential' and isinstance(constant, Tensor):
             currents = [activate(current.to(state[0].dtype) + constant, self.ceiling, self.activation)
                         for current in currents]
-        spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps)
+        spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps, first)
         counts = [torch.stack([count_spikes(s, threshold) for s in spikes]).sum(0)] if self.record else []
         return handed_on, state, counts
 
-    def _in_tiles(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], state: State,
+    def _in_tiles(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], first: Tensor, state: State,
                   threshold: Tensor) -> tuple[Tensor, ...]:
         potential, counts, differential = state[0], [], self.model.coding == 'differential'
         result = potential.new_empty(self.steps, *potential.shape)
@@ -115,7 +116,8 @@ class Firing(nn.Module):
                 current, spikes = cut(current).to(potential.dtype), cut(target)
                 if differential:
                     current = activate(current + bias, self.ceiling, self.activation)
-                self.model.step_in_place(current, bias, states, height, self.time_steps, spikes)
+                self.model.at(first + number, self.time_steps).step_in_place(current, bias, states, height,
+                                                                            self.time_steps, spikes)
                 if self.record:
                     counts.append(count_spikes(spikes, height))
                 if differential:

@@ -84,9 +84,10 @@ class TimeLoop:
         record = any(self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node))
         kept: list[Tensor] | None = None
         start = 0
+        self._check()
         example = self._example(values)
         for steps in schedule(stops, chunk_steps or self.preferred_steps(example, stops[-1]), self.compile):
-            chunk, run = self.chunk(steps, shapes, record, each_step)
+            chunk, run = self._chunk(steps, shapes, record, each_step)
             if kept is None:
                 kept = [self._start(chunk, entry, shapes, example) for entry in chunk.kept]
                 if stops[0] == 0:
@@ -123,6 +124,11 @@ class TimeLoop:
     def chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool = False,
               each_step: bool = False) -> tuple[Chunk, Callable]:
         """The graph of K steps and how to run it; made anew when a weight or a neuron has changed."""
+        self._check()
+        return self._chunk(steps, shapes, record, each_step)
+
+    def _check(self) -> None:
+        """Forget what was made for other weights or neurons; not while a simulation runs, it looks at every tensor."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         rules = [(self.plan.modules[node].rule, self.plan.modules[node].time_steps) for node in self.plan.varying
                  if is_neuron(node)]
@@ -130,6 +136,9 @@ class TimeLoop:
         if made_for != self._made_for:
             # The tensors are held: a new one must not come to lie where an old one was.
             self._chunks, self._made_for, self._held = {}, made_for, tensors
+
+    def _chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool,
+               each_step: bool) -> tuple[Chunk, Callable]:
         dimensions = {node: len(shape) for node, shape in shapes.items()}
         key = steps, record, each_step, tuple(dimensions.values())
         if key not in self._chunks:
@@ -139,7 +148,7 @@ class TimeLoop:
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
             self._chunks[key] = chunk, self.program(
-                module, tensors[0].device, not self.integers) if self.compile else module
+                module, self._held[0].device, not self.integers) if self.compile else module
         return self._chunks[key]
 
     def shapes(self, values: Env, sources: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, torch.Size]:
