@@ -54,10 +54,10 @@ class Firing(nn.Module):
             What is handed on, (K, N, ...), or (N, ...) where K is 1 (bytes: a list of K such); the tensors of the state
             after the last step; and, where they are recorded, the numbers of events and spikes, (2,).
         """
-        return self.fire(self.threshold, self.bias, current, bias, potential, *others)
+        return self.fire(self.threshold, self.bias, current, bias, first, potential, *others)
 
     def fire(self, thresholds: Tensor, biases: Tensor, current: Tensor | list[Tensor], bias: Tensor | None,
-             potential: Tensor, *others: Tensor) -> tuple:
+             first: Tensor, potential: Tensor, *others: Tensor) -> tuple:
         """Fire with thresholds and biases, (1,) or (C,), that may be those of another layer which is alike."""
         currents: Sequence[Tensor]
         if isinstance(current, list):
