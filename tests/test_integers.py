@@ -1,4 +1,5 @@
 """Convolutions of bytes: the same as the plain loop with the same rounded weights, bit by bit."""
+import dataclasses
 import shutil
 
 import pytest
@@ -6,21 +7,43 @@ import torch
 from test_engine import T, assert_same, exact, inputs, load
 
 import mmsnn
+from mmsnn.neurons.differential import Differential
 from mmsnn.neurons.pipelines import make_pipeline
 from mmsnn.simulation import integers
-from mmsnn.simulation.integers import code_of, integer_layers, round_network, round_weights
+from mmsnn.simulation.codes import code_of, nearest_power
+from mmsnn.simulation.integers import integer_layers, round_network, round_weights, target_layers
 
 from networks import Residual, leaves, randomise_norms
 
 PIPELINES = ['light', 'signed', 'differential']
-OPTIONS = dict(differential=dict(sizes=4))  # T steps of the larger sizes fill more than a byte
 
 
-def pair(pipeline='signed', network=Residual, time_steps=T, **fast):
+@dataclasses.dataclass(frozen=True, repr=False)
+class OfBytes(Differential):
+    """The neuron as dtype='int8' means it, in floating point: its target is a whole number that a byte has room for."""
+
+    low: int = 0
+    high: int = 0
+
+    def step(self, current, bias, state, threshold, time_steps):
+        return super().step((current / threshold).round().clamp(self.low, self.high) * threshold, bias, state,
+                            threshold, time_steps)
+
+
+def of_bytes(snn):
+    """Give the neurons of a network the limits of a byte, in the plain loop."""
+    for neuron in snn.neurons.values():
+        if isinstance(neuron.rule, Differential):
+            margin = 2 ** (neuron.rule.sizes - 1) // 4
+            low, high = (0, 255 - 2 * margin) if neuron.activation is None else (margin - 128, 127 - margin)
+            neuron.rule = OfBytes(neuron.rule.sizes, low=low, high=high)
+
+
+def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, **fast):
     """A network with weights of 8 bits whose sums are exact in float32, and the same on integers."""
     ann = randomise_norms(network()).eval()
-    plain = mmsnn.convert(ann, time_steps)
-    mmsnn.calibrate(plain, [inputs()], pipeline, progress=False, **OPTIONS.get(pipeline, {}))
+    plain = mmsnn.convert(ann, time_steps, **conversion or {})
+    mmsnn.calibrate(plain, [inputs()], pipeline, progress=False, **(dict(sizes=6) if pipeline == 'differential' else {}))
     exact(plain)
     for neuron in plain.neurons.values():
         neuron.threshold.copy_(2. ** neuron.threshold.log2().round())
@@ -30,8 +53,9 @@ def pair(pipeline='signed', network=Residual, time_steps=T, **fast):
         driven = (conv.weight * folded).mul_(32).round_().clamp_(-127, 127)
         driven[:, 0, 0, 0] = 127  # the largest: the scale is a power of two
         conv.weight.copy_(driven / 32 / folded)
-    other = mmsnn.convert(ann, time_steps, dtype='int8', **fast)
+    other = mmsnn.convert(ann, time_steps, dtype='int8', **conversion or {}, **fast)
     load(other, plain)
+    of_bytes(plain)
     return plain, other
 
 
@@ -60,7 +84,7 @@ class Convolutions(torch.nn.Sequential):
 @pytest.mark.parametrize('pipeline', PIPELINES)
 def test_the_same_bits_whatever_the_batch_the_chunk_and_the_threads(pipeline):
     fast = mmsnn.convert(Convolutions().eval(), T, dtype='int8')
-    mmsnn.calibrate(fast, [inputs()], pipeline, progress=False, **OPTIONS.get(pipeline, {}))
+    mmsnn.calibrate(fast, [inputs()], pipeline, progress=False)
     assert len(integer_layers(fast.plan)) == 3
     x, threads = inputs(4), torch.get_num_threads()
     expected = fast(x)
@@ -121,25 +145,52 @@ def test_a_network_rounded_before_calibration_computes_the_same_on_integers():
 
 
 def test_what_a_byte_does_not_hold_is_refused_by_name():
-    snn = mmsnn.convert(randomise_norms(Residual()).eval(), 64, dtype='int8')
-    mmsnn.calibrate(snn, [inputs()], 'differential', progress=False)
-    with pytest.raises(ValueError, match=r"dtype='int8'.*Differential.* at neurons\..* in 64 steps"):
+    snn = mmsnn.convert(randomise_norms(Residual()).eval(), 4)
+    mmsnn.calibrate(snn, [inputs()], 'differential', sizes=8, progress=False)
+    snn.dtype = 'int8'
+    with pytest.raises(ValueError, match=r"dtype='int8'.*Differential\(sizes=8\) at neurons\..* more than that"):
         snn(inputs())
 
 
-@pytest.mark.parametrize('changes, time_steps, zero_point', [
-    (dict(pipeline='light'), 4, 0), (dict(pipeline='signed'), 4, 128), (dict(pipeline='differential', sizes=6), 3, 128),
-    (dict(pipeline='differential', sizes=7), 1, 128), (dict(pipeline='differential', sizes=7), 2, None)])
-def test_which_neurons_fit_into_a_byte(changes, time_steps, zero_point):
-    neuron = mmsnn.IFNeuron()
-    neuron.rule = make_pipeline(changes.pop('pipeline'), **changes).rule(time_steps)
-    neuron.time_steps = time_steps
-    found = code_of(neuron)
-    assert zero_point is None and found is None or found.zero_point == zero_point
+@pytest.mark.parametrize('changes, activation, expected', [
+    (dict(pipeline='light'), None, (0, 0, 255, False)), (dict(pipeline='signed'), None, (128, 0, 255, False)),
+    (dict(pipeline='differential', sizes=6), None, (8, 0, 239, True)),
+    (dict(pipeline='differential', sizes=6), torch.nn.SiLU(), (128, -120, 119, True)),
+    (dict(pipeline='differential', sizes=6, dead_zone=.7), None, (8, 0, 239, False)),
+    (dict(pipeline='differential', sizes=9, uniform=True), None, (0, 0, 255, True)),
+    (dict(pipeline='differential', sizes=7), None, (16, 0, 223, True)),
+    (dict(pipeline='differential', sizes=7), torch.nn.SiLU(), None),
+    (dict(pipeline='differential', sizes=8), None, None)])
+def test_which_neurons_fit_into_a_byte(changes, activation, expected):
+    neuron = mmsnn.IFNeuron(activation=activation)
+    neuron.rule = make_pipeline(changes.pop('pipeline'), **changes).rule(64)
+    assert code_of(neuron) == expected
 
 
-def test_without_such_a_processor_the_same_is_computed_in_float32(monkeypatch, caplog):
-    plain, fast = pair('signed')
-    monkeypatch.setattr(integers, '_integer_convolution', None)
+@pytest.mark.parametrize('activation', [None, torch.nn.Tanh()])
+@pytest.mark.parametrize('sizes', range(1, 7))
+def test_sums_of_changes_stay_within_a_byte_whatever_the_targets(sizes, activation):
+    neuron = mmsnn.IFNeuron(activation=activation)
+    neuron.rule = Differential(sizes)
+    code, generator = code_of(neuron), torch.Generator().manual_seed(sizes)
+    sent, codes = torch.zeros(10_000), []
+    for _ in range(60):  # mostly jumps from one end to the other, which overshoot most
+        target = code.target(torch.randn(10_000, generator=generator) * 300)
+        sent = sent + code.change(neuron.rule, target - sent)
+        codes.append(sent + code.zero_point)
+    codes = torch.stack(codes)
+    assert codes.min() >= 0 and codes.max() <= 255
+    assert sizes < 6 or codes.max() - codes.min() > 250  # no room is wasted
+
+
+def test_the_nearest_power_of_two_of_whole_numbers():
+    values = torch.arange(-2 ** 15, 2 ** 15 + 1).float()
+    assert torch.equal(nearest_power(values), Differential(16).nearest(values))
+
+
+@pytest.mark.parametrize('pipeline', ['signed', 'differential'])
+def test_without_such_a_processor_the_same_is_computed_in_float32(pipeline, monkeypatch, caplog):
+    plain, fast = pair(pipeline)
+    monkeypatch.setattr(integers, '_LIBRARY', None)
     assert_same(fast(inputs()), plain(inputs()))
     assert "dtype='int8' needs a processor" in caplog.text
