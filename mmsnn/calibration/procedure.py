@@ -10,6 +10,7 @@ from ..neurons.layer import IFNeuron
 from ..neurons.pipelines import Pipeline, make_pipeline, usual_pipeline
 from ..neurons.thresholds import ActivationHistogram
 from ..progress import progress_bar
+from ..simulation.integers import WEIGHT_BITS, round_network
 from ..simulation.network import SpikingNetwork
 from ..simulation.settings import check_coding
 from .balancing import balanced_thresholds
@@ -93,8 +94,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
 def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen: Pipeline,
                histograms: dict[str, ActivationHistogram] | None, memory_budget: int,
                progress: bool) -> CalibrationReport:
-    if snn.settings and snn.settings['weights']:
-        raise ValueError('the weights of this network have been calibrated, the ANN is no longer in it: '
+    if snn.settings and (snn.settings['weights'] or snn.settings.get('weight_bits')):
+        raise ValueError('the weights of this network have been calibrated or rounded, the ANN is no longer in it: '
                          'convert the ANN again and calibrate the result')
     parameter = next(snn.parameters(), None)
     batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'),
@@ -117,8 +118,12 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
     for layer_name, neuron in snn.neurons.items():
         set_threshold(neuron, thresholds[layer_name], chosen, snn.time_steps)
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
+    # Where thresholds or weights are still to change, the weights are rounded when they are simulated.
+    rounded = snn.dtype == 'int8' and chosen.threshold != 'current' and not chosen.weights
     if chosen.simulates:
-        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise)
+        sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise)  # it copies the ANN's weights
+        if rounded:
+            round_network(snn.plan)
         steps = Progress(sweep, chosen, progress)
         calibrated: set[nn.Module] = set()
         try:
@@ -131,7 +136,10 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
             raise
         finally:
             steps.close()
-    snn.settings = dict(pipeline=name, time_steps=snn.time_steps, **chosen.as_dict())
+    elif rounded:
+        round_network(snn.plan)
+    snn.settings = dict(pipeline=name, time_steps=snn.time_steps, **dict(weight_bits=WEIGHT_BITS) if rounded else {},
+                        **chosen.as_dict())
     return report
 
 

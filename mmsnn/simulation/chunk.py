@@ -45,7 +45,7 @@ class Chunk:
         each_step: whether to return the targets at each step instead of adding them up.
         in_place: whether to update the tensors kept.
         share: whether to call the network's own modules, not copies.
-        tiled: whether neurons fire in tiles, and change the states that are given to them: see :class:`Firing`.
+        tiled: whether neurons fire in tiles, see :class:`Firing`.
         integers: whether convolutions behind neurons work on 8-bit integers, see :mod:`mmsnn.simulation.integers`.
         whole: whether these are all steps: what neurons that send changes as bytes remember need not be kept.
     """
@@ -183,9 +183,9 @@ class _Builder:
         elif how == MERGED:
             self.together[node] = self.graph.call_function(_split, (self._call(node, self._merged), self.steps))
         elif source is not None:
+            conv, threshold = self.plan.modules[node], self.plan.modules[source].threshold
             name = self._module(f'integer_{node.name}', IntegerConvolution(
-                self.plan.modules[node], self.plan.modules[source].threshold, self.chunk.coded[source],
-                self.chunk.target_layers.get(node)))
+                conv, threshold, self.chunk.coded[source], self.chunk.target_layers.get(node)))
             self._each(node, [self.graph.call_module(name, (codes,)) for codes in self.codes[source]])
         else:
             self._each(node, [self._call(node, functools.partial(self.at, step=step)) for step in range(self.steps)])
@@ -226,11 +226,8 @@ class _Builder:
     def _fire(self, node: fx.Node, kept: dict, update: Callable, bias: fx.Node | None, record: bool) -> None:
         source = source_of(node)
         varies = source in self.plan.varies
-        current: Any
-        if not varies:
-            current = self.given.get(source) or self.once(source)
-        else:
-            current = [self.at(source, step) for step in range(self.steps)] if self.chunk.coded else self.value(source)
+        current: Any = self.given.get(source) or self.once(source) if not varies else self.value(source) \
+            if not self.chunk.coded else [self.at(source, step) for step in range(self.steps)]
         states = [kept[entry] for entry in self.chunk.kept if entry.node is node and entry.kind == 'neuron']
         neuron, code = self.plan.modules[node], self.chunk.coded.get(node)
         name = self._module(f'fire_{node.name}', Firing(

@@ -29,6 +29,7 @@ class Firing(nn.Module):
     """
 
     threshold: Tensor
+    scale: Tensor
     bias: Tensor
 
     def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None,
@@ -40,6 +41,7 @@ class Firing(nn.Module):
         self.steps, self.varies, self.dtype = steps, varies, dtype
         threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
         self.register_buffer('threshold', threshold.clone())
+        self.register_buffer('scale', 1 / threshold)
         self.register_buffer('bias', neuron.bias.clone())
 
     def forward(self, current: Tensor | list[Tensor], bias: Tensor | None, *state: Tensor) -> tuple:
@@ -94,15 +96,17 @@ class Firing(nn.Module):
         code, rule = self.code, self.model
         assert code is not None and isinstance(constant, Tensor) and isinstance(rule, Differential)
         sent = state[0].to(threshold.dtype) - code.zero_point if state else threshold.new_zeros(())
-        scale, codes, changes = 1 / threshold, [], []
+        codes, changes = [], []
         for current in currents:
-            if current.dtype == torch.uint8:  # the convolution has done all this but cutting
-                target = current.to(threshold.dtype).clamp(max=code.high)
-                if self.ceiling < math.inf:
-                    target = torch.minimum(target, code.largest(self.ceiling, threshold))
+            value = current.to(threshold.dtype)
+            if current.dtype == torch.uint8:  # the convolution has done all but cutting
+                target = torch.minimum(value, code.largest(self.ceiling, threshold)) if self.ceiling < math.inf \
+                    else value.clamp(max=code.high)
+            elif self.activation is None and self.ceiling == math.inf:  # cut once
+                target = code.target((value + constant) * self.scale.view_as(threshold))
             else:
-                value = activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation)
-                target = code.target(value * scale)
+                value = activate(value + constant, self.ceiling, self.activation)
+                target = code.target(value * self.scale.view_as(threshold))
             change = code.change(rule, target - sent)
             sent = sent + change
             changes.append(change)
