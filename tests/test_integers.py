@@ -7,6 +7,7 @@ import torch
 from test_engine import T, assert_same, exact, inputs, load
 
 import mmsnn
+from mmsnn.export.formats import export
 from mmsnn.neurons.differential import Differential
 from mmsnn.neurons.pipelines import make_pipeline
 from mmsnn.simulation import integers
@@ -174,6 +175,50 @@ def test_weights_calibrated_on_integers_serve_floats_and_those_of_floats_integer
     assert snn.settings.get('weight_bits') is None
     for value in (values, other):
         assert (value - expected).square().mean() < .01 * expected.square().mean()
+
+
+def for_export():
+    """A network calibrated on integers, loaded into floats as exporters want it, and its integers by channel."""
+    _, _, snn = outputs('int8', 'int8', 'light')
+    other = mmsnn.convert(Convolutions().eval(), 8)
+    other.load_state_dict(snn.state_dict())
+    layers = {node: (snn.plan.modules[node], snn.plan.modules[source].threshold)
+              for node, source in integer_layers(snn.plan).items()}
+    return other, {node.target: round_weights(conv.weight, threshold, conv.groups)[0]
+                   for node, (conv, threshold) in layers.items()}
+
+
+def test_nir_carries_weights_of_8_bits(tmp_path):
+    nir = pytest.importorskip('nir')
+    snn, expected = for_export()
+    export(snn, inputs(), tmp_path / 'net.nir', 'nir')
+    nodes = nir.read(tmp_path / 'net.nir').nodes
+    for name, wanted in expected.items():  # the largest weight of a channel is 127
+        weight = torch.from_numpy(nodes[f'_{name}'].weight).double().flatten(1)
+        found = weight * 127 / weight.abs().amax(1, keepdim=True)
+        assert (found - found.round()).abs().max() < 1e-4
+        for row, other in zip(found.round(), wanted.flatten(1)):  # groups are written with the zeros between them
+            assert row[row != 0].tolist() == other[other != 0].tolist()
+
+
+def test_onnx_carries_the_rounded_weights_to_the_bit(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    snn, expected = for_export()
+    export(snn, inputs(), tmp_path / 'net.onnx', 'onnx')
+    written = []
+
+    def read(graph):
+        written.extend(onnx.numpy_helper.to_array(value) for value in graph.initializer)
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            if attribute.name == 'value':
+                written.append(onnx.numpy_helper.to_array(attribute.t))
+            read(attribute.g)  # empty but for loops
+
+    read(onnx.load(tmp_path / 'net.onnx').graph)
+    for name in expected:
+        weight = snn.network.get_submodule(str(name)).weight.detach().numpy()
+        assert any(value.shape == weight.shape and (value == weight).all() for value in written), name
 
 
 def test_weights_that_are_calibrated_too_are_rounded_when_they_are_simulated():

@@ -159,7 +159,8 @@ class SpikingNetwork(nn.Module):
         static = self.plan.once(values) if not self.plan.varies.issuperset(self.plan.targets) else {}
         running = self.loop.sums(values, wanted, self.delay, self.chunk_steps)
         shift = self._check_calibrated()['shift']
-        return {step: self._outputs(sums, static, step, shift) for step, sums in running}
+        last = max(wanted)
+        return {step: self._outputs(sums, static, step, shift, keep=step < last) for step, sums in running}
 
     @property
     def loop(self) -> TimeLoop:
@@ -168,14 +169,19 @@ class SpikingNetwork(nn.Module):
             self._loop = TimeLoop(self.network, self.plan, self.dtype, self.compile)
         return self._loop
 
-    def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int, shift: str | None):
-        """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's; ``shift`` as in settings."""
+    def _outputs(self, sums: dict[fx.Node, Tensor], static: Env, step: int, shift: str | None, keep: bool = True):
+        """The outputs' mean from ``delay`` on up to a step, in the structure of the ANN's; ``shift`` as in settings.
+
+        ``keep``: whether the simulation goes on with the sums.
+        """
         def read(node: fx.Node) -> Tensor:
             source = self._read_from(node)
             if source not in sums:
                 mean = static[source]
-            else:  # a new tensor: the simulation goes on with its own
-                mean = sums[source] / (step - self.delay) if self.coding == 'rate' else sums[source].clone()
+            elif self.coding == 'rate':
+                mean = sums[source] / (step - self.delay)
+            else:
+                mean = sums[source].clone() if keep else sums[source]
             if source is not node:
                 neuron = neuron_of(node)
                 mean = neuron(mean + self._calibrated_current(neuron, mean, shift))
