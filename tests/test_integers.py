@@ -21,14 +21,14 @@ PIPELINES = ['light', 'signed', 'differential']
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class OfBytes(Differential):
-    """The neuron as dtype='int8' means it, in floating point: its target is a whole number that a byte has room for."""
+    """The neuron as dtype='int8' means it, in floating point: its target is known to a half, and a byte has room."""
 
     low: int = 0
     high: int = 0
 
     def step(self, current, bias, state, threshold, time_steps):
-        return super().step((current / threshold).round().clamp(self.low, self.high) * threshold, bias, state,
-                            threshold, time_steps)
+        halves = (2 * current / threshold - .5).round().clamp(2 * self.low, 2 * self.high)
+        return super().step((halves / 2 + .25) * threshold, bias, state, threshold, time_steps)
 
 
 def of_bytes(snn):
@@ -36,7 +36,7 @@ def of_bytes(snn):
     for neuron in snn.neurons.values():
         if isinstance(neuron.rule, Differential):
             margin = 2 ** (neuron.rule.sizes - 1) // 4
-            low, high = (0, 255 - 2 * margin) if neuron.activation is None else (margin - 128, 127 - margin)
+            low, high = (0, 127) if neuron.activation is None else (margin - 128, 127 - margin)
             neuron.rule = OfBytes(neuron.rule.sizes, low=low, high=high)
 
 
@@ -246,11 +246,11 @@ def test_what_a_byte_does_not_hold_is_refused_by_name():
 
 @pytest.mark.parametrize('changes, activation, expected', [
     (dict(pipeline='light'), None, (0, 0, 255, False)), (dict(pipeline='signed'), None, (128, 0, 255, False)),
-    (dict(pipeline='differential', sizes=6), None, (8, 0, 239, True)),
+    (dict(pipeline='differential', sizes=6), None, (8, 0, 127, True)),
     (dict(pipeline='differential', sizes=6), torch.nn.SiLU(), (128, -120, 119, True)),
     (dict(pipeline='differential', sizes=6, dead_zone=.7), None, (8, 0, 239, False)),
-    (dict(pipeline='differential', sizes=9, uniform=True), None, (0, 0, 255, True)),
-    (dict(pipeline='differential', sizes=7), None, (16, 0, 223, True)),
+    (dict(pipeline='differential', sizes=9, uniform=True), None, (0, 0, 127, True)),
+    (dict(pipeline='differential', sizes=7), None, (16, 0, 127, True)),
     (dict(pipeline='differential', sizes=7), torch.nn.SiLU(), None),
     (dict(pipeline='differential', sizes=8), None, None)])
 def test_which_neurons_fit_into_a_byte(changes, activation, expected):
@@ -272,12 +272,24 @@ def test_sums_of_changes_stay_within_a_byte_whatever_the_targets(sizes, activati
         codes.append(sent + code.zero_point)
     codes = torch.stack(codes)
     assert codes.min() >= 0 and codes.max() <= 255
-    assert sizes < 6 or codes.max() - codes.min() > 250  # no room is wasted
+    assert sizes < 6 or activation is None or codes.max() - codes.min() > 250  # no room is wasted
 
 
-def test_the_nearest_power_of_two_of_whole_numbers():
-    values = torch.arange(-2 ** 15, 2 ** 15 + 1).float()
-    assert torch.equal(nearest_power(values), Differential(16).nearest(values))
+def test_the_nearest_power_of_two_of_halves():
+    values = torch.arange(-2 ** 10, 2 ** 10).float() / 2 + .25
+    found = nearest_power(values)
+    assert torch.equal(found.round(), Differential(16).nearest(values))
+    assert nearest_power(torch.tensor([0., 3., -6.])).tolist() == [0., 4., -8.]
+
+
+def test_halves_of_thresholds_decide_as_the_whole_difference_does():
+    rule = Differential(6)
+    neuron = mmsnn.IFNeuron()
+    neuron.rule = rule
+    code, generator = code_of(neuron), torch.Generator().manual_seed(0)
+    activation = torch.rand(100_000, generator=generator) * 127
+    sent = torch.randint(0, 128, (100_000,), generator=generator).float()
+    assert torch.equal(code.change(rule, code.target(activation) - sent), rule.nearest(activation - sent))
 
 
 @pytest.mark.parametrize('pipeline', ['signed', 'differential'])

@@ -1,5 +1,6 @@
 """What neurons hand on as bytes: small integers, in units of the threshold, and what keeps sums of changes within them.
 """
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,14 +23,15 @@ class Code(NamedTuple):
     Attributes:
         zero_point: the code of 0.
         low, high: the least and the largest target.
-        whole: whether targets are rounded to whole thresholds first. What is sent in the end is the same; a difference
-            of 2.5 thresholds or more, but less than 3, is met by 4 instead of 2.
+        halves: whether targets are known to half a threshold only, as the middle of [k/2, (k+1)/2): these halves, k,
+            are bytes too. Whatever decides on the next spike, 1/2, 3/2, 3, 6 ... thresholds of difference, is a
+            multiple of a half, so that the same is sent, but where a difference is exactly one of them.
     """
 
     zero_point: int
     low: int = 0
     high: int = BYTE
-    whole: bool = False
+    halves: bool = False
 
     def encode(self, value: Tensor, threshold: Tensor) -> Tensor:
         """Bytes of what is handed on; ``threshold`` is broadcastable."""
@@ -41,25 +43,35 @@ class Code(NamedTuple):
 
     def target(self, activation: Tensor) -> Tensor:
         """The target for an activation in units of the threshold."""
-        limited = activation.clamp(self.low, self.high)
-        return torch.round(limited) if self.whole else limited
+        if not self.halves:
+            return activation.clamp(self.low, self.high)
+        return self.middle(torch.round(2 * activation - .5).clamp(2 * self.low, 2 * self.high))
 
-    def largest(self, ceiling: float, threshold: Tensor) -> Tensor:
-        """The largest target of an activation that is cut at ``ceiling``, where targets are whole."""
-        return torch.round(ceiling / threshold).clamp(max=self.high)
+    def middle(self, halves: Tensor) -> Tensor:
+        """The target that stands for so many halves of a threshold."""
+        return halves * .5 + .25
+
+    def target_of(self, halves: Tensor, ceiling: float, threshold: Tensor) -> Tensor:
+        """The target of a rectifier that is cut at ``ceiling``, of what a convolution emits: halves from 0 to 255."""
+        halves = halves.to(threshold.dtype)
+        if ceiling == math.inf:
+            return self.middle(halves.clamp(max=2 * self.high))
+        largest = torch.round(2 * ceiling / threshold - .5).clamp(max=2 * self.high)
+        return self.middle(torch.minimum(halves, largest))
 
     def change(self, rule: Differential, difference: Tensor) -> Tensor:
         """What is sent for a difference between target and sum, all in units of the threshold."""
-        if self.whole and not rule.uniform and difference.device.type == 'cpu':
-            return nearest_power(difference).clamp(-rule.highest, rule.highest)
+        if self.halves and not rule.uniform and difference.device.type == 'cpu':  # of a quarter nothing is left
+            return torch.round(nearest_power(difference)).clamp(-rule.highest, rule.highest)
         return rule.nearest(difference)
 
 
 def nearest_power(value: Tensor) -> Tensor:
-    """The nearest power of two, the larger one of two equally near, of whole numbers below 2**16 and 0; of either sign.
+    """The nearest power of two, the larger one of two equally near, of either sign; of 0 it is 0.
 
-    Rounds to a mantissa of one bit as Dekker splits a number (*A Floating-Point Technique for Extending the Available
-    Precision*, 1971): a third of the time of comparisons. Compilers that merge a product and a sum would break it.
+    For numbers of at most 16 binary digits. It rounds to a mantissa of one digit as Dekker splits a number (*A
+    Floating-Point Technique for Extending the Available Precision*, 1971), in a third of the time of comparisons. A
+    compiler that merges a product and a sum would break it.
     """
     above = value * (1 + 2. ** -23)  # a tie is not rounded to even but up
     large = above * (2. ** 23 + 1)
@@ -76,8 +88,11 @@ def code_of(neuron: IFNeuron) -> Code | None:
         return Code(zero_point) if rule.lowest + zero_point >= 0 and rule.highest + zero_point <= BYTE else None
     margin = 0 if rule.uniform else rule.highest // 4
     zero_point = margin if neuron.activation is None else 128
-    code = Code(zero_point, margin - zero_point, BYTE - margin - zero_point, whole=rule.dead_zone == .5)
-    return code if code.high >= 2 * rule.highest else None  # thresholds are chosen for what two steps reach
+    low, high, halves = margin - zero_point, BYTE - margin - zero_point, rule.dead_zone == .5
+    if halves:
+        high = min(high, BYTE // 2)
+    # Thresholds are chosen for what two steps reach.
+    return Code(zero_point, low, high, halves) if high >= 2 * rule.highest - 1 else None
 
 
 class Decoder(nn.Module):

@@ -1,5 +1,4 @@
 """A layer of neurons within a chunk of time steps."""
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -98,14 +97,10 @@ class Firing(nn.Module):
         sent = state[0].to(threshold.dtype) - code.zero_point if state else threshold.new_zeros(())
         codes, changes = [], []
         for current in currents:
-            value = current.to(threshold.dtype)
             if current.dtype == torch.uint8:  # the convolution has done all but cutting
-                target = torch.minimum(value, code.largest(self.ceiling, threshold)) if self.ceiling < math.inf \
-                    else value.clamp(max=code.high)
-            elif self.activation is None and self.ceiling == math.inf:  # cut once
-                target = code.target((value + constant) * self.scale.view_as(threshold))
+                target = code.target_of(current, self.ceiling, threshold)
             else:
-                value = activate(value + constant, self.ceiling, self.activation)
+                value = activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation)
                 target = code.target(value * self.scale.view_as(threshold))
             change = code.change(rule, target - sent)
             sent = sent + change

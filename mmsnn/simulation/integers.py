@@ -69,14 +69,14 @@ def coded_layers(plan: Plan, layers: Mapping[fx.Node, fx.Node]) -> dict[fx.Node,
 def target_layers(plan: Plan, layers: Iterable[fx.Node], coded: Mapping[fx.Node, Code]) -> dict[fx.Node, IFNeuron]:
     """The convolutions whose result is the current of one layer of rectifying neurons alone, each with that layer.
 
-    They can emit the whole targets of these neurons, which are bytes, in the place of currents.
+    They can emit the targets of these neurons, in halves of thresholds, which are bytes, in the place of currents.
     """
     found = {}
     for node in layers:
         readers = [user for user in node.users if user in plan.varies]
         if len(readers) == 1 and node not in plan.targets and readers[0] in coded:
             neuron = plan.modules[readers[0]]
-            if coded[readers[0]].whole and neuron.activation is None:
+            if coded[readers[0]].halves and neuron.activation is None:
                 found[node] = neuron
     return found
 
@@ -134,7 +134,8 @@ class IntegerConvolution(nn.Module):
         conv: the convolution.
         threshold: of the neurons before, (1,) or (C_in,).
         code: of what they hand on.
-        behind: the neurons behind, whose targets are to be emitted: ``round((W s + b) / h)``, as bytes from 0 to 255.
+        behind: the neurons behind, whose targets are to be emitted in halves of their thresholds, ``floor(2 (W s + b) /
+            h)``, as bytes from 0 to 255.
     """
 
     def __init__(self, conv: nn.Conv2d, threshold: Tensor, code: Code, behind: IFNeuron | None = None) -> None:
@@ -144,8 +145,10 @@ class IntegerConvolution(nn.Module):
         self.dtype = torch.float32
         if behind is not None:
             self.dtype = torch.uint8
-            scale = scale / behind.threshold.float()
-            bias = (behind.bias.float() + (0. if bias is None else bias)).expand(len(scale)) / behind.threshold.float()
+            half = behind.threshold.float() / 2
+            scale = scale / half
+            # What is emitted is rounded to the nearest integer.
+            bias = (behind.bias.float() + (0. if bias is None else bias)).expand(len(scale)) / half - .5
         self.scale, self.bias = scale.contiguous(), bias
         assert not isinstance(conv.padding, str)
         self.stride: list[int] = list(conv.stride)
