@@ -78,9 +78,9 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
         ValueError: its weights have been calibrated, so that it no longer holds the ANN to compare with.
     """
     settings = snn._check_calibrated()
-    if settings['weights']:
-        raise ValueError(f"pipeline {settings['pipeline']!r} has calibrated the weights: the ANN to compare with "
-                         'is no longer in this network')
+    if settings['weights'] or settings.get('weight_bits'):
+        raise ValueError(f"pipeline {settings['pipeline']!r} has calibrated the weights, or dtype='int8' rounded them: "
+                         'the ANN to compare with is no longer in this network')
     nodes = snn.neuron_nodes
     plan = Plan(snn.graph, [*nodes, *snn._output_nodes])
     with snn.full_precision():

@@ -10,6 +10,7 @@ from ..neurons.layer import IFNeuron
 from ..neurons.pipelines import Pipeline, make_pipeline, usual_pipeline
 from ..neurons.thresholds import ActivationHistogram
 from ..progress import progress_bar
+from ..simulation.integers import WEIGHT_BITS, round_network
 from ..simulation.network import SpikingNetwork
 from ..simulation.settings import check_coding
 from .balancing import balanced_thresholds
@@ -98,8 +99,8 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
 def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen: Pipeline,
                histograms: dict[str, ActivationHistogram] | None, memory_budget: int,
                progress: bool) -> CalibrationReport:
-    if snn.settings and snn.settings['weights']:
-        raise ValueError('the weights of this network have been calibrated, the ANN is no longer in it: '
+    if snn.settings and (snn.settings['weights'] or snn.settings.get('weight_bits')):
+        raise ValueError('the weights of this network have been calibrated or rounded, the ANN is no longer in it: '
                          'convert the ANN again and calibrate the result')
     parameter = next(snn.parameters(), None)
     batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'),
@@ -111,11 +112,13 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
     model = chosen.rule(snn.time_steps)
     check_coding(snn, model.coding)
     snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
+    # Where thresholds or weights are still to change, the weights are rounded when they are simulated.
+    rounded = snn.dtype == 'int8' and chosen.threshold != 'current' and not chosen.weights
     if chosen.threshold == 'balanced':
         thresholds = {layer_name: largest / model.peak for layer_name, largest in balanced_thresholds(
             snn, batches, chosen.channel_wise, progress=progress).items()}
     else:
-        if histograms is None and not chosen.walks:
+        if histograms is None and (rounded or not chosen.walks):
             histograms = observe(snn, batches, progress)
         thresholds = {layer_name: model.thresholds(histogram, chosen, snn.time_steps)
                       for layer_name, histogram in (histograms or {}).items()}
@@ -125,6 +128,8 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
     if chosen.walks:
         sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise, closed_form=not chosen.simulates)
+        if rounded:  # the walk has a copy of the ANN's weights
+            round_network(snn.plan)
         steps = Progress(sweep, chosen, progress, observe=not thresholds)
         calibrated: set[nn.Module] = set()
         try:
@@ -140,7 +145,10 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
             raise
         finally:
             steps.close()
-    snn.settings = dict(pipeline=name, time_steps=snn.time_steps, **chosen.as_dict())
+    elif rounded:
+        round_network(snn.plan)
+    snn.settings = dict(pipeline=name, time_steps=snn.time_steps, **dict(weight_bits=WEIGHT_BITS) if rounded else {},
+                        **chosen.as_dict())
     return report
 
 

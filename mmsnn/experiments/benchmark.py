@@ -2,7 +2,7 @@
 
 The unit, but of calibration, is T times the ANN's own forward pass (eager, float32, contiguous) of the same image in
 the same run: what T steps would cost if every step were a pass of the ANN. Candidates take turns; medians, and the
-spread over the repeats in brackets.
+spread over the repeats in brackets. ``whole`` is the time of all T steps in units of one such pass.
 """
 import argparse
 import statistics
@@ -91,7 +91,8 @@ def simulation(args: argparse.Namespace) -> list[dict]:
                     ratios[key].append(seconds(run, x) / unit)
             for key, values in ratios.items():
                 rows.append(dict(network=name, size=args.size, time_steps=time_steps, candidate=key,
-                                 ratio=spread(values), first_call_seconds=round(first[key], 1)))
+                                 whole=spread([time_steps * value for value in values]), ratio=spread(values),
+                                 first_call_seconds=round(first[key], 1)))
                 show(rows[-1])
     return rows
 

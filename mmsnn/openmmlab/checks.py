@@ -42,6 +42,9 @@ def check_choices(pipeline: str | None, options: dict) -> None:
         raise ConfigError(f'CalibrationHook: {mistakes[-1]}') from None
 
 
+OF_THE_NETWORK = 'pipeline', 'time_steps', 'images', 'weight_bits'  # settings that are no choices of a pipeline
+
+
 def check_settings(name: str, stored: dict, pipeline: str | None, options: dict) -> None:
     """Check that a checkpoint was calibrated with what the config asks for.
 
@@ -60,7 +63,7 @@ def check_settings(name: str, stored: dict, pipeline: str | None, options: dict)
     if stored['pipeline'] != pipeline:
         raise CheckpointError(f"the checkpoint's {name} was calibrated with pipeline={stored['pipeline']!r}, "
                               f'the config asks for {pipeline!r}. Use the same, or test the ANN checkpoint.')
-    choices = {key: value for key, value in stored.items() if key not in ('pipeline', 'time_steps', 'images')}
+    choices = {key: value for key, value in stored.items() if key not in OF_THE_NETWORK}
     own = make_pipeline(pipeline, **choices).in_effect()
     wanted = make_pipeline(pipeline, **options).in_effect()
     different = [f'{key}={own[key]!r} (the config: {wanted[key]!r})' for key in own

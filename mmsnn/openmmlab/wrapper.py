@@ -60,9 +60,9 @@ class SpikingWrapper(BaseModule):
         if self._ann_is_loaded:
             return self.ann.to(x.device)(x)
         settings = self.snn._check_calibrated()
-        if settings['weights']:
-            raise RuntimeError(f"the checkpoint holds weights that {settings['pipeline']!r} calibrated, not "
-                               'those of the ANN: test the checkpoint of the ANN to compare with it')
+        if settings['weights'] or settings.get('weight_bits'):
+            raise RuntimeError(f"the checkpoint holds weights that {settings['pipeline']!r} or dtype='int8' "
+                               'changed, not those of the ANN: test the checkpoint of the ANN to compare with it')
         return self.snn.network(x)  # the ANN, with its batch normalisation folded
 
     @property

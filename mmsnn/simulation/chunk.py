@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from .firing import Decoder, Firing, join
+from .codes import Decoder
+from .firing import Firing, join
 from .folding import BROADCAST, MERGED, folding_of
-from .integers import Code, IntegerConvolution, code_of, integer_layers
+from .integers import IntegerConvolution, coded_layers, integer_layers, target_layers
 from .operations import is_max_pool, reads_shape, source_of
 from .plan import Plan, evaluate, is_neuron
 
@@ -44,16 +45,17 @@ class Chunk:
         each_step: whether to return the targets at each step instead of adding them up.
         in_place: whether to update the tensors kept.
         share: whether to call the network's own modules, not copies.
-        tiled: whether neurons fire in tiles, and change the states that are given to them: see :class:`Firing`.
+        tiled: whether neurons fire in tiles, see :class:`Firing`.
         integers: whether convolutions behind neurons work on 8-bit integers, see :mod:`mmsnn.simulation.integers`.
+        whole: whether these are all steps: what neurons that send changes as bytes remember need not be kept.
     """
 
     def __init__(self, plan: Plan, dimensions: Mapping[fx.Node, int], steps: int, dtype: torch.dtype | None = None,
                  record: bool = False, each_step: bool = False, in_place: bool = True,
-                 share: bool = True, tiled: bool = False, integers: bool = False) -> None:
+                 share: bool = True, tiled: bool = False, integers: bool = False, whole: bool = False) -> None:
         self.integer_layers = integer_layers(plan) if integers else {}
-        self.coded: dict[fx.Node, Code] = {source: code for source in self.integer_layers.values()
-                                           if (code := code_of(plan.modules[source])) is not None}
+        self.coded = coded_layers(plan, self.integer_layers) if integers else {}
+        self.target_layers = target_layers(plan, self.integer_layers, self.coded)
         self.plan, self.dimensions, self.steps, self.dtype = plan, dimensions, steps, dtype
         self.share, self.tiled = share and dtype is None, tiled
         varying = set(plan.varying)
@@ -69,6 +71,8 @@ class Chunk:
         for node in plan.varying:
             if is_neuron(node):
                 neuron = plan.modules[node]
+                if whole and node in self.coded and neuron.rule.coding == 'differential':
+                    continue
                 self.kept += [Kept(node, 'neuron', index)
                               for index, _ in enumerate(neuron.rule.storage(neuron.time_steps))]
             elif node in self.running:
@@ -179,8 +183,9 @@ class _Builder:
         elif how == MERGED:
             self.together[node] = self.graph.call_function(_split, (self._call(node, self._merged), self.steps))
         elif source is not None:
+            conv, threshold = self.plan.modules[node], self.plan.modules[source].threshold
             name = self._module(f'integer_{node.name}', IntegerConvolution(
-                self.plan.modules[node], self.plan.modules[source].threshold, self.chunk.coded[source]))
+                conv, threshold, self.chunk.coded[source], self.chunk.target_layers.get(node)))
             self._each(node, [self.graph.call_module(name, (codes,)) for codes in self.codes[source]])
         else:
             self._each(node, [self._call(node, functools.partial(self.at, step=step)) for step in range(self.steps)])
@@ -222,11 +227,8 @@ class _Builder:
               record: bool) -> None:
         source = source_of(node)
         varies = source in self.plan.varies
-        current: Any
-        if not varies:
-            current = self.given.get(source) or self.once(source)
-        else:
-            current = [self.at(source, step) for step in range(self.steps)] if self.chunk.coded else self.value(source)
+        current: Any = self.given.get(source) or self.once(source) if not varies else self.value(source) \
+            if not self.chunk.coded else [self.at(source, step) for step in range(self.steps)]
         states = [kept[entry] for entry in self.chunk.kept if entry.node is node and entry.kind == 'neuron']
         neuron, code = self.plan.modules[node], self.chunk.coded.get(node)
         name = self._module(f'fire_{node.name}', Firing(

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron, activate
 from ..neurons.model import State, advance, count_spikes, per_channel
-from .integers import Code
+from .codes import Code
 
 TILE = 2 ** 17  # neurons that take their steps together where caches matter: what they need fits into a cache
 
@@ -27,6 +28,7 @@ class Firing(nn.Module):
     """
 
     threshold: Tensor
+    scale: Tensor
     bias: Tensor
 
     def __init__(self, neuron: IFNeuron, steps: int, varies: bool, dtype: torch.dtype | None,
@@ -38,63 +40,83 @@ class Firing(nn.Module):
         self.steps, self.varies, self.dtype = steps, varies, dtype
         threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
         self.register_buffer('threshold', threshold.clone())
+        self.register_buffer('scale', 1 / threshold)
         self.register_buffer('bias', neuron.bias.clone())
 
-    def forward(self, current: Tensor | list[Tensor], bias: Tensor | None, first: Tensor, potential: Tensor,
-                *others: Tensor) -> tuple:
+    def forward(self, current: Tensor | list[Tensor], bias: Tensor | None, first: Tensor, *state: Tensor) -> tuple:
         """Fire.
 
         Args:
             current: (K, N, ...), or K currents of (N, ...); one of (N, ...) where it does not vary or K is 1.
             bias: of each of the K steps, (K, C), where steps have biases of their own.
             first: the number of the first step, a scalar.
-            potential, *others: state before the first step, in the types of :meth:`NeuronModel.storage`.
+            *state: before the first step, in the types of :meth:`NeuronModel.storage`; nothing where these are all
+                steps of neurons that send changes as bytes.
 
         Returns:
             What is handed on, (K, N, ...), or (N, ...) where K is 1 (bytes: a list of K such); the tensors of the state
             after the last step; and, where they are recorded, the numbers of events and spikes, (2,).
         """
-        return self.fire(self.threshold, self.bias, current, bias, first, potential, *others)
+        return self.fire(self.threshold, self.bias, current, bias, first, *state)
 
     def fire(self, thresholds: Tensor, biases: Tensor, current: Tensor | list[Tensor], bias: Tensor | None,
-             first: Tensor, potential: Tensor, *others: Tensor) -> tuple:
+             first: Tensor, *state: Tensor) -> tuple:
         """Fire with thresholds and biases, (1,) or (C,), that may be those of another layer which is alike."""
         currents: Sequence[Tensor]
         if isinstance(current, list):
             currents = current
         else:
             currents = current.unbind(0) if self.steps > 1 and self.varies else [current] * self.steps
-        constant: Tensor | list[Tensor] = per_channel(biases, potential, self.axis) if bias is None else [
-            per_channel(each, potential, self.axis) for each in bias]
-        threshold = per_channel(thresholds, potential, self.axis)
+        like = currents[0]
+        constant: Tensor | list[Tensor] = per_channel(biases, like, self.axis) if bias is None else [
+            per_channel(each, like, self.axis) for each in bias]
+        threshold = per_channel(thresholds, like, self.axis)
         if self.tiled:
-            return self._in_tiles(currents, constant, first, (potential, *others), threshold)
+            return self._in_tiles(currents, constant, first, state, threshold)
         if self.code is not None:
-            return self._fire_codes(currents, constant, first, (potential, *others), threshold)
-        state: State = (potential, *(value.to(potential.dtype) for value in others))
-        handed_on, state, counts = self._advance(currents, constant, first, state, threshold)
+            return self._fire_codes(currents, constant, first, state, threshold)
+        before: State = (state[0], *(value.to(state[0].dtype) for value in state[1:]))
+        handed_on, after, counts = self._advance(currents, constant, first, before, threshold)
         if self.dtype is not None:
             handed_on = [value.to(self.dtype) for value in handed_on]
-        stored = (value.to(before.dtype) for value, before in zip(state, (potential, *others)))
+        stored = (value.to(given.dtype) for value, given in zip(after, state))
         return (join(handed_on) if self.steps > 1 else handed_on[0], *stored, *counts)
 
     def _fire_codes(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], first: Tensor, state: State,
                     threshold: Tensor) -> tuple:
-        """The same, handing on a list of bytes; neurons that send changes remember what they have sent as a byte."""
+        """The same, handing on a list of bytes."""
         assert self.code is not None
-        kinds, scale = [value.dtype for value in state], threshold
-        state = (state[0].to(threshold.dtype), *(value.to(threshold.dtype) for value in state[1:]))
-        if self.model.coding == 'differential':  # in units of the threshold
-            assert isinstance(constant, Tensor)
-            currents = [activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation) / threshold
-                        for current in currents]
-            state, scale = (state[0] - self.code.zero_point,), torch.ones_like(threshold)
-        spikes, handed_on, state = advance(self.model, currents, constant, state, scale, self.time_steps, first)
-        codes = [self.code.encode(value, scale) for value in handed_on]
         if self.model.coding == 'differential':
-            state = (codes[-1],)
-        counts = [torch.stack([count_spikes(s, scale) for s in spikes]).sum(0)] if self.record else []
+            return self._send_codes(currents, constant, first, state, threshold)
+        kinds = [value.dtype for value in state]
+        state = (state[0].to(threshold.dtype), *(value.to(threshold.dtype) for value in state[1:]))
+        spikes, handed_on, state = advance(self.model, currents, constant, state, threshold, self.time_steps, first)
+        codes = [self.code.encode(value, threshold) for value in handed_on]
+        counts = [torch.stack([count_spikes(s, threshold) for s in spikes]).sum(0)] if self.record else []
         return (codes, *(value.to(kind) for value, kind in zip(state, kinds)), *counts)
+
+    def _send_codes(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], first: Tensor, state: State,
+                    threshold: Tensor) -> tuple:
+        """Neurons that send changes: what they have sent is all that they remember, a byte, or 0 before step one."""
+        code = self.code
+        assert code is not None and isinstance(constant, Tensor)
+        sent = state[0].to(threshold.dtype) - code.zero_point if state else threshold.new_zeros(())
+        codes, changes = [], []
+        for number, current in enumerate(currents):
+            if current.dtype == torch.uint8:  # the convolution has done all but cutting
+                target = code.target_of(current, self.ceiling, threshold)
+            else:
+                value = activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation)
+                target = code.target(value * self.scale.view_as(threshold))
+            rule = self.model.at(first + number, self.time_steps)
+            assert isinstance(rule, Differential)
+            change = code.change(rule, target - sent)
+            sent = sent + change
+            changes.append(change)
+            codes.append((sent + code.zero_point).to(torch.uint8))
+        one = torch.ones_like(threshold)
+        counts = [torch.stack([count_spikes(change, one) for change in changes]).sum(0)] if self.record else []
+        return (codes, *(codes[-1:] if state else ()), *counts)
 
     def _advance(self, currents: Sequence[Tensor], constant: Tensor | list[Tensor], first: Tensor, state: State,
                  threshold: Tensor) -> tuple[list[Tensor], State, list[Tensor]]:
@@ -138,26 +160,6 @@ class Firing(nn.Module):
                     return value[:, tile]
                 return value[tile] if value.shape[0] == channels else value  # one for all channels
             yield cut
-
-
-class Decoder(nn.Module):
-    """The values that a layer hands on, of their bytes, (K, N, ...) or (N, ...).
-
-    Args:
-        neuron: the layer.
-        code: of its bytes.
-        dimensions: of one step.
-    """
-
-    threshold: Tensor
-
-    def __init__(self, neuron: IFNeuron, code: Code, dimensions: int) -> None:
-        super().__init__()
-        self.code = code
-        self.register_buffer('threshold', neuron.threshold.view(-1, *[1] * (dimensions - 2)).clone())
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.code.decode(codes, self.threshold)
 
 
 def join(values: list[Tensor]) -> Tensor:

@@ -11,43 +11,19 @@ import itertools
 import logging
 import weakref
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..neurons.layer import IFNeuron
+from .codes import BYTE, Code, code_of
 from .operations import computes_as, source_of
 from .plan import Plan, is_neuron
 
 LARGEST = 127  # of rounded weights; -128 is left out so that the range is symmetric
-BYTE = 255
-
-
-class Code(NamedTuple):
-    """How what a layer of neurons hands on is stored as bytes: ``code = k + zero_point``, in units of its threshold."""
-
-    zero_point: int
-
-    def encode(self, value: Tensor, threshold: Tensor) -> Tensor:
-        """Bytes of what is handed on; ``threshold`` is broadcastable."""
-        return (torch.round(value / threshold) + self.zero_point).to(torch.uint8)
-
-    def decode(self, code: Tensor, threshold: Tensor) -> Tensor:
-        """What was handed on; the inverse of :meth:`encode`."""
-        return (code.to(threshold.dtype) - self.zero_point) * threshold
-
-
-def code_of(neuron: IFNeuron) -> Code | None:
-    """The code of what a layer hands on, or None where a byte does not hold it.
-
-    Neurons of a rate code hand on the spikes of one step, those of differential coding the sum of T.
-    """
-    steps = neuron.time_steps if neuron.rule.coding == 'differential' else 1
-    low, high = neuron.rule.lowest * steps, neuron.rule.highest * steps
-    zero_point = 0 if low >= 0 else 128
-    return Code(zero_point) if low + zero_point >= 0 and high + zero_point <= BYTE else None
+WEIGHT_BITS = 8
 
 
 def integer_layers(plan: Plan) -> dict[fx.Node, fx.Node]:
@@ -74,7 +50,34 @@ def integer_layers(plan: Plan) -> dict[fx.Node, fx.Node]:
         node, neuron = next(iter(refused.items()))
         raise ValueError(
             f"dtype='int8' stores what neurons hand on in a byte, and {neuron.rule!r} at {node.target} hands on more "
-            f'than that in {neuron.time_steps} steps. Use fewer sizes or steps, or dtype=\'bfloat16\'')
+            "than that. Use fewer sizes, or dtype='bfloat16'")
+    return found
+
+
+def coded_layers(plan: Plan, layers: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, Code]:
+    """The layers of neurons that hand on bytes, of the spikes that ``layers`` read or of sums."""
+    found = {}
+    for node in plan.varying:
+        neuron = plan.modules[node]
+        if is_neuron(node) and (node in layers.values() or neuron.rule.coding == 'differential'):
+            code = code_of(neuron) if neuron.channel_axis == 1 else None
+            if code is not None:
+                found[node] = code
+    return found
+
+
+def target_layers(plan: Plan, layers: Iterable[fx.Node], coded: Mapping[fx.Node, Code]) -> dict[fx.Node, IFNeuron]:
+    """The convolutions whose result is the current of one layer of rectifying neurons alone, each with that layer.
+
+    They can emit the targets of these neurons, in halves of thresholds, which are bytes, in the place of currents.
+    """
+    found = {}
+    for node in layers:
+        readers = [user for user in node.users if user in plan.varies]
+        if len(readers) == 1 and node not in plan.targets and readers[0] in coded:
+            neuron = plan.modules[readers[0]]
+            if coded[readers[0]].halves and neuron.activation is None:
+                found[node] = neuron
     return found
 
 
@@ -131,30 +134,40 @@ class IntegerConvolution(nn.Module):
         conv: the convolution.
         threshold: of the neurons before, (1,) or (C_in,).
         code: of what they hand on.
-        dtype: of the result; sums are rounded to it once.
+        behind: the neurons behind, whose targets are to be emitted in halves of their thresholds, ``floor(2 (W s + b) /
+            h)``, as bytes from 0 to 255.
     """
 
-    def __init__(self, conv: nn.Conv2d, threshold: Tensor, code: Code, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, conv: nn.Conv2d, threshold: Tensor, code: Code, behind: IFNeuron | None = None) -> None:
         super().__init__()
-        self.weight, self.scale = round_weights(conv.weight.detach(), threshold, conv.groups)
-        self.bias = None if conv.bias is None else conv.bias.detach().float().clone()
+        self.weight, scale = round_weights(conv.weight.detach(), threshold, conv.groups)
+        bias = None if conv.bias is None else conv.bias.detach().float().clone()
+        self.dtype = torch.float32
+        if behind is not None:
+            self.dtype = torch.uint8
+            half = behind.threshold.float() / 2
+            scale = scale / half
+            # What is emitted is rounded to the nearest integer.
+            bias = (behind.bias.float() + (0. if bias is None else bias)).expand(len(scale)) / half - .5
+        self.scale, self.bias = scale.contiguous(), bias
         assert not isinstance(conv.padding, str)
         self.stride: list[int] = list(conv.stride)
         self.padding: list[int] = list(conv.padding)
         self.dilation: list[int] = list(conv.dilation)
-        self.groups, self.zero_point, self.dtype = conv.groups, code.zero_point, dtype
+        self.groups, self.zero_point = conv.groups, code.zero_point
         self.number = next(_numbers)
         self._packed: Tensor | None = None
         _LAYERS[self.number] = self
 
     def forward(self, codes: Tensor) -> Tensor:
         """Convolve codes, (N, C_in, H, W), uint8."""
-        if _integer_convolution is not None and codes.device.type == 'cpu':
-            return _integer_convolution(codes, self.number)
+        if has_integers() and codes.device.type == 'cpu':
+            return torch.ops.mmsnn.integer_convolution(codes, self.number)
         values = codes.float() - self.zero_point
         sums = F.conv2d(values, self.weight.to(values), None, self.stride, self.padding, self.dilation, self.groups)
         result = sums * self.scale.to(values).view(-1, 1, 1)
-        return (result if self.bias is None else result + self.bias.to(values).view(-1, 1, 1)).to(self.dtype)
+        result = result if self.bias is None else result + self.bias.to(values).view(-1, 1, 1)
+        return result if self.dtype == torch.float32 else torch.round(result).clamp(0, BYTE).to(self.dtype)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_packed': None}
@@ -182,7 +195,7 @@ _LAYERS: weakref.WeakValueDictionary[int, IntegerConvolution] = weakref.WeakValu
 
 def has_integers() -> bool:
     """Whether this torch, on this processor, has oneDNN's convolutions on bytes."""
-    return _integer_convolution is not None
+    return _LIBRARY is not None
 
 
 def check_integers() -> bool:
@@ -196,24 +209,28 @@ def check_integers() -> bool:
 
 def _supported() -> bool:
     flags = torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, 'cpu') else ''
-    return (hasattr(torch.library, 'custom_op') and torch.backends.mkldnn.is_available()
+    return (hasattr(torch.library, 'register_fake') and torch.backends.mkldnn.is_available()
             and 'onednn' in torch.backends.quantized.supported_engines and 'AVX512' in flags.replace('_', '')
             and torch.cpu._is_vnni_supported())
 
 
-def _define():
-    """An operation of torch's own: a compiler takes it as it is."""
-    @torch.library.custom_op('mmsnn::integer_convolution', mutates_args=())
-    def integer_convolution(codes: Tensor, number: int) -> Tensor:
-        return _LAYERS[number].convolve(codes)
+def _define() -> torch.library.Library:
+    """An operation of torch's own: a compiler takes it as it is.
 
-    @integer_convolution.register_fake
+    Registered without ``torch.library.custom_op``, whose calls take a quarter of a millisecond each.
+    """
+    library = torch.library.Library('mmsnn', 'FRAGMENT')
+    library.define('integer_convolution(Tensor codes, int number) -> Tensor',
+                   tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+    library.impl('integer_convolution', lambda codes, number: _LAYERS[number].convolve(codes), 'CPU')
+
+    @torch.library.register_fake('mmsnn::integer_convolution', lib=library)
     def _(codes: Tensor, number: int) -> Tensor:
         layer = _LAYERS[number]
         return torch.empty(layer.shape(codes), dtype=layer.dtype, device=codes.device,
                            memory_format=torch.channels_last)
 
-    return integer_convolution
+    return library
 
 
-_integer_convolution = _define() if _supported() else None
+_LIBRARY = _define() if _supported() else None

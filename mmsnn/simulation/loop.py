@@ -52,7 +52,7 @@ class TimeLoop:
         stops = sorted(set(stops))
         for step, chunk, kept, _ in self._run(values, [delay, *stops], chunk_steps, {}, each_step=False):
             outputs = {entry.node: tensor for entry, tensor in zip(chunk.kept, kept) if entry.kind == 'output'}
-            if step == delay:
+            if step == delay > 0:
                 for tensor in outputs.values():
                     tensor.zero_()
             if step in stops:
@@ -86,8 +86,9 @@ class TimeLoop:
         start = 0
         self._check()
         example = self._example(values)
-        for steps in schedule(stops, chunk_steps or self.preferred_steps(example, stops[-1]), self.compile):
-            chunk, run = self._chunk(steps, shapes, record, each_step)
+        parts = schedule(stops, chunk_steps or self.preferred_steps(example, stops[-1]), self.compile)
+        for steps in parts:
+            chunk, run = self._chunk(steps, shapes, record, each_step, whole=len(parts) == 1)
             if kept is None:
                 kept = [self._start(chunk, entry, shapes, example) for entry in chunk.kept]
                 if stops[0] == 0:
@@ -122,10 +123,10 @@ class TimeLoop:
         return chunk_steps_for(example, time_steps)
 
     def chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool = False,
-              each_step: bool = False) -> tuple[Chunk, Callable]:
+              each_step: bool = False, whole: bool = False) -> tuple[Chunk, Callable]:
         """The graph of K steps and how to run it; made anew when a weight or a neuron has changed."""
         self._check()
-        return self._chunk(steps, shapes, record, each_step)
+        return self._chunk(steps, shapes, record, each_step, whole)
 
     def _check(self) -> None:
         """Forget what was made for other weights or neurons; not while a simulation runs, it looks at every tensor."""
@@ -137,13 +138,13 @@ class TimeLoop:
             # The tensors are held: a new one must not come to lie where an old one was.
             self._chunks, self._made_for, self._held = {}, made_for, tensors
 
-    def _chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool,
-               each_step: bool) -> tuple[Chunk, Callable]:
+    def _chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool, each_step: bool,
+               whole: bool) -> tuple[Chunk, Callable]:
         dimensions = {node: len(shape) for node, shape in shapes.items()}
-        key = steps, record, each_step, tuple(dimensions.values())
+        key = steps, record, each_step, whole and self.integers, tuple(dimensions.values())
         if key not in self._chunks:
             chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, in_place=self.fast,
-                          share=not self.fast, tiled=not self.fast, integers=self.integers)
+                          share=not self.fast, tiled=not self.fast, integers=self.integers, whole=whole)
             module: nn.Module = chunk.graph_module
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
@@ -173,6 +174,8 @@ class TimeLoop:
         shape = shapes[entry.node]
         if entry.kind == 'sum':
             shape = shapes[chunk.running_inputs(entry.node)[entry.number]]
+        if entry.kind == 'output' and chunk.sums:  # overwritten by each chunk
+            return torch.empty(shape, dtype=example.dtype, device=example.device)
         layout = torch.channels_last if self.fast and len(shape) == 4 else torch.contiguous_format
         like = torch.empty(shape, dtype=example.dtype, device=example.device, memory_format=layout)
         if entry.kind != 'neuron':

@@ -294,6 +294,7 @@ class SpikingNetwork(nn.Module):
             name, chosen = self.settings['pipeline'], read_settings(self._settings)[1]
             thresholds = torch.cat([neuron.threshold.flatten() for neuron in self.neurons.values()])
             parts += [f'pipeline={name!r}', *chosen.changes(name), f'thresholds={span(thresholds)}']
+            parts += [f'weight_bits={bits}'] if (bits := self.settings.get('weight_bits')) else []
         usual = dict(dtype='float32', compile='auto', readout='spikes', delay=0)
         parts += [f'{key}={getattr(self, key)!r}' for key, value in usual.items() if getattr(self, key) != value]
         return f'SpikingNetwork({", ".join(parts)}; modules: print(snn.network))'

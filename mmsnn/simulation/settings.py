@@ -54,7 +54,7 @@ def read_settings(stored: Tensor) -> tuple[dict, Pipeline]:
     try:
         settings = json.loads(bytes(stored.tolist()))
         own = {key: settings.pop(key) for key in ('pipeline', 'time_steps')}
-        own |= {key: settings.pop(key) for key in ('images',) if key in settings}  # what it was calibrated on
+        own |= {key: settings.pop(key) for key in ('images', 'weight_bits') if key in settings}  # not the pipeline's
         chosen = Pipeline(**settings)
         return own | Pipeline().as_dict() | settings, chosen
     except (ValueError, TypeError, KeyError) as error:
