@@ -9,4 +9,4 @@ model = dict(
     detector=_base_.model,
     backbone=dict())  # init_detector of mmdet looks for it
 load_from = None  # what the ANN's training started from
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, num_images=16)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, narrowing=3, num_images=16)]

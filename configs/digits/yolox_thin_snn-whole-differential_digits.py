@@ -8,4 +8,4 @@ model = dict(
     coding='differential',
     detector=_base_.model,
     backbone=dict())  # init_detector of mmdet looks for it
-custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, num_images=16)]
+custom_hooks = [dict(type='mmsnn.CalibrationHook', pipeline='differential', sizes=6, narrowing=3, num_images=16)]
