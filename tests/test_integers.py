@@ -26,6 +26,9 @@ class OfBytes(Differential):
     low: int = 0
     high: int = 0
 
+    def at(self, step, time_steps):
+        return dataclasses.replace(self, dead_zone=super().at(step, time_steps).dead_zone, narrowing=1.)
+
     def step(self, current, bias, state, threshold, time_steps):
         halves = (2 * current / threshold - .5).round().clamp(2 * self.low, 2 * self.high)
         return super().step((halves / 2 + .25) * threshold, bias, state, threshold, time_steps)
@@ -37,14 +40,14 @@ def of_bytes(snn):
         if isinstance(neuron.rule, Differential):
             margin = 2 ** (neuron.rule.sizes - 1) // 4
             low, high = (0, 127) if neuron.activation is None else (margin - 128, 127 - margin)
-            neuron.rule = OfBytes(neuron.rule.sizes, low=low, high=high)
+            neuron.rule = OfBytes(neuron.rule.sizes, narrowing=neuron.rule.narrowing, low=low, high=high)
 
 
-def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, **fast):
+def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, options=None, **fast):
     """A network with weights of 8 bits whose sums are exact in float32, and the same on integers."""
     ann = randomise_norms(network()).eval()
     plain = mmsnn.convert(ann, time_steps, **conversion or {})
-    mmsnn.calibrate(plain, [inputs()], pipeline, progress=False)
+    mmsnn.calibrate(plain, [inputs()], pipeline, progress=False, **options or {})
     exact(plain)
     for neuron in plain.neurons.values():
         neuron.threshold.copy_(2. ** neuron.threshold.log2().round())
@@ -60,9 +63,10 @@ def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, **f
     return plain, other
 
 
-@pytest.mark.parametrize('pipeline', PIPELINES)
-def test_integers_equal_the_plain_loop_for_every_neuron_and_chunk(pipeline):
-    plain, fast = pair(pipeline)
+@pytest.mark.parametrize('pipeline, options', [
+    *((name, {}) for name in PIPELINES), ('differential', dict(narrowing=3))], ids=[*PIPELINES, 'a zone that narrows'])
+def test_integers_equal_the_plain_loop_for_every_neuron_and_chunk(pipeline, options):
+    plain, fast = pair(pipeline, options=options)
     assert len(integer_layers(plain.plan)) == 2
     expected = plain(inputs())
     for fast.chunk_steps in (None, 1, 2, 4, T):
