@@ -68,7 +68,10 @@ def cache_folder() -> Path:
 
 
 class PackedConvolution(nn.Module):
-    """A convolution whose weights oneDNN has packed once; otherwise it does so at every call."""
+    """A convolution whose weights oneDNN has packed for the images' size; otherwise it does so at every call.
+
+    Packed for another size, or for none, some of ResNet-50's layers take twenty times as long.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -76,11 +79,15 @@ class PackedConvolution(nn.Module):
         self._options = (*(list(value) for value in (convolution.padding, convolution.stride, convolution.dilation)),
                          convolution.groups)
         # No buffer: a packed tensor knows no memory format, and cannot be copied.
-        self._packed = torch.ops.mkldnn._reorder_convolution_weight(convolution.weight.detach(), *self._options, [])
+        self._packed: Tensor | None = None
+        self._size: torch.Size | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.numel():
             return self.convolution(x)
+        if x.shape != self._size:
+            weight, self._size = self.convolution.weight.detach(), x.shape
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._options, list(x.shape))
         return torch.ops.mkldnn._convolution_pointwise(
             x, self._packed, self.convolution.bias, *self._options, 'none', [], '')
 
@@ -140,10 +147,11 @@ def in_regions(module: fx.GraphModule) -> fx.GraphModule:
     for step in steps:
         first = step[0]
         if first in layers:
-            name, layer = str(first.target), modules[str(first.target)]
-            if name not in root._modules:
-                root.add_module(name, PackedConvolution(layer) if isinstance(layer, nn.Conv2d) else layer)
+            # One for each call: a detector's head is called on maps of several sizes.
+            layer = modules[str(first.target)]
+            root.add_module(f'layer_{first.name}', PackedConvolution(layer) if isinstance(layer, nn.Conv2d) else layer)
             new[first] = graph.node_copy(first, new.__getitem__)
+            new[first].target = f'layer_{first.name}'
             continue
         region = _Region(step, modules)
         root.add_module(f'region_{first.name}', region.program())

@@ -116,10 +116,9 @@ class TimeLoop:
         Compiled, membranes are read and written once a chunk, but caches are small, and the time that compiling takes
         grows faster than the number of steps: on a GPU 8 took minutes.
         """
-        if self.integers:
-            return max(steps for steps in range(1, 5) if time_steps % steps == 0)
-        if self.fast:
-            return 8 // (self.dtype or torch.float32).itemsize
+        if self.fast:  # a program has one number of steps, which divides T
+            most = 4 if self.integers or self.dtype is not None else 2
+            return max(steps for steps in range(1, most + 1) if time_steps % steps == 0)
         return chunk_steps_for(example, time_steps)
 
     def chunk(self, steps: int, shapes: Mapping[fx.Node, torch.Size], record: bool = False,
