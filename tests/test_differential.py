@@ -148,7 +148,7 @@ def test_a_zone_that_narrows_saves_events_and_ends_as_near():
 
 
 @pytest.mark.parametrize('sizes', [1, 2, 4, 7])
-@pytest.mark.parametrize('dead_zone', [.5, .75, 1.])
+@pytest.mark.parametrize('dead_zone', [.5, .75, 1., 4.5])
 def test_nearest_by_bits_is_the_nearest(sizes, dead_zone):
     model = Differential(sizes, dead_zone=dead_zone)
     ties = torch.tensor([0., .5, .75, 1., 1.5, 3., 6., 12., 96., 1e30, torch.inf])
@@ -270,6 +270,9 @@ def test_compiled_exported_and_in_bfloat16(tmp_path):
     fast = mmsnn.convert(ann, 4, compile=True)
     fast.load_state_dict(snn.state_dict())
     torch.testing.assert_close(fast(x), snn(x), rtol=.02, atol=.02)
+    with mmsnn.CostCounter(fast) as compiled, mmsnn.CostCounter(snn) as plain:
+        fast(x), snn(x)
+    assert sum(compiled.cost.events.values()) == pytest.approx(sum(plain.cost.events.values()), rel=2e-3)
     pytest.importorskip('onnxscript')
     onnxruntime = pytest.importorskip('onnxruntime')
     from mmsnn.export.formats import export

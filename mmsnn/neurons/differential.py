@@ -121,9 +121,10 @@ class Differential(NeuronModel):
             silent = (size > self.dead_zone).logical_not_()
             size.view(torch.int32).add_(0x400000).bitwise_and_(-0x800000)
             return size.clamp_(1., self.highest).copysign_(difference).masked_fill_(silent, 0.)
-        found = torch.where(size > self.dead_zone, 1., 0.)
+        found = torch.ones_like(size)
         for power in range(1, self.sizes):  # half way between two sizes: 1.5, 3, 6, ...
             found = torch.where(size >= .75 * 2 ** power, 2. ** power, found)
+        found = torch.where(size > self.dead_zone, found, 0.)
         return torch.where(difference < 0, -found, found)
 
     def rate(self, current: Tensor, threshold: Tensor | float, time_steps: int, potential: Tensor | float) -> Tensor:
