@@ -9,6 +9,7 @@ pytest.importorskip('mmdet')
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint as mmengine_save_checkpoint
 from mmengine.runner.checkpoint import get_state_dict, load_checkpoint
 
@@ -18,6 +19,11 @@ from networks import randomise_norms
 
 register_all_modules()
 THIN = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmdet')
 
 
 def spiking(backbone=THIN, time_steps=4, **kwargs):
