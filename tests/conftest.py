@@ -1,5 +1,4 @@
 import os
-import time
 
 import pytest
 import torch
@@ -15,20 +14,6 @@ def trusted(monkeypatch):
     if not hasattr(torch.serialization, 'add_safe_globals'):
         monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
         monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def default_scope():
-    """Leave the default scope of OpenMMLab's registries as it was: the modules of tests run in any order."""
-    try:
-        from mmengine.registry import DefaultScope
-    except ImportError:
-        yield
-        return
-    before = DefaultScope.get_current_instance()
-    yield
-    if before is not None and DefaultScope.get_current_instance() is not before:
-        DefaultScope.get_instance(f'tests-{time.time_ns()}', scope_name=before.scope_name)
 
 
 @pytest.fixture(autouse=True)

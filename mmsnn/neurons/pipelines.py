@@ -150,7 +150,7 @@ class Pipeline:
     @property
     def simulates(self) -> bool:
         """Whether that walk simulates every layer; otherwise it goes by what neurons emit in closed form."""
-        each_step = self.threshold == 'current' or self.bias_per_step
+        each_step = self.threshold == 'current' or self.bias and self.bias_per_step
         return self.walks and (each_step or not self.rule(1).closed_form)
 
     def as_dict(self) -> dict:
