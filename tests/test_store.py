@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from mmsnn.calibration.store import Store, mean_spikes, pack_spikes, unpack_spikes
+from mmsnn.calibration.store import Store, mean_spikes, pack_levels, pack_spikes, unpack_levels, unpack_spikes
 
 
 @pytest.mark.parametrize('lowest, highest', [(0, 1), (-1, 1), (0, 3), (-2, 2), (-32, 32)])
@@ -20,6 +20,21 @@ def test_spikes_survive_packing(time_steps, chunk, lowest, highest):
         stop = min(start + chunk, time_steps)
         assert torch.equal(unpack_spikes(planes, threshold, start, stop, lowest), spikes[start:stop])
     torch.testing.assert_close(mean_spikes(planes, threshold, time_steps, lowest), spikes.mean(0))
+
+
+@pytest.mark.parametrize('least, most, dtype', [(0, 255, torch.uint8), (-128, 127, torch.int8), (0, 256, torch.int16)])
+def test_whole_multiples_take_the_fewest_bytes(least, most, dtype):
+    unit = torch.tensor([.3, .7, 1.1]).view(3, 1, 1) / 7
+    levels = torch.randint(least, most + 1, (2, 3, 50, 40)).float()
+    levels[0, 0, 0, :2] = torch.tensor([least, most])
+    packed = pack_levels(levels * unit, unit)
+    assert packed.dtype == dtype and torch.equal(unpack_levels(packed, unit), levels * unit)
+
+
+@pytest.mark.parametrize('value', [torch.randn(2, 3, 4, 4), torch.full((2, 3, 4, 4), 2. ** 20)])
+def test_what_is_no_small_multiple_is_kept_as_it_is(value):
+    unit = torch.ones(3, 1, 1)
+    assert pack_levels(value, unit) is value and unpack_levels(value, unit) is value
 
 
 def test_budget_spills_to_files_without_a_name(tmp_path):

@@ -36,34 +36,35 @@ class Errors(NamedTuple):
 
 def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) -> Errors:
     """Simulate a layer over all batches; ``keep`` its spikes as the input of the layers behind."""
-    channel: Any = 0.  # like all of these, tensors from the first batch on
-    position: Any = 0.
-    spikes: Any = 0.  # sum over images and positions at each step, where biases are per step
-    sums: Any = 0.  # of squared errors, of squares, of images, of positions
-    for index in range(len(layer.sweep.batches)):
+    by_position = pipeline.potential == 'position'
+    position: Any = 0.  # like all sums, a tensor from the first batch on
+    found: dict[int, list[Tensor]] = {}
+    for index in range(len(layer.sweep.batches)) if by_position else layer.sweep.indices():
         activation = layer.activation(index)
         rate, by_step = layer.rate(index, keep, pipeline.bias_per_step)
         error, axis = activation - rate, layer.neuron.channel_axis
         if index not in layer.norms:
             layer.norms[index] = activation.square().sum(dtype=torch.float64)
-        sums = sums + torch.stack([
+        found[index] = [torch.stack([
             error.square().sum(dtype=torch.float64), layer.norms[index],
-            *error.new_tensor([len(error), error.numel() // error.shape[axis]], dtype=torch.float64)])
-        channel = channel + error.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)
-        if pipeline.potential == 'position':
+            *error.new_tensor([len(error), error.numel() // error.shape[axis]], dtype=torch.float64)]),
+            error.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)]
+        if by_position:  # maps: only their sum is kept
             position = position + error.sum(0, dtype=torch.float64)
         if by_step is not None:
-            spikes = spikes + by_step
+            found[index].append(by_step)
         steps.update()
-    total([sums, channel] + [spikes] * pipeline.bias_per_step + [position] * (pipeline.potential == 'position'))
+    # In one order, whichever the batches came in: squared errors, squares, images and positions; errors; spikes.
+    sums, channel, *spikes = [sum(values) for values in zip(*(found[index] for index in sorted(found)))]
+    total([sums, channel, *spikes] + [position] * by_position)
     squared, norm, images, count = sums.tolist()
     mean = (channel / count).float()
     step = None
     if pipeline.bias_per_step:
-        activity = mean + (spikes.mean(0) / count).float()  # of the ANN
-        step = activity - (spikes / count).float()
+        activity = mean + (spikes[0].mean(0) / count).float()  # of the ANN
+        step = activity - (spikes[0] / count).float()
     return Errors(squared / max(norm, 1e-30), mean,
-                  (position / images).float() if pipeline.potential == 'position' else None, step)
+                  (position / images).float() if by_position else None, step)
 
 
 def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
@@ -84,7 +85,7 @@ def correct_potential(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time
 def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
     """The largest current any neuron receives at any step, over all batches: (1,), or per channel, (C,)."""
     largest: Tensor | None = None
-    for index in range(len(layer.sweep.batches)):
+    for index in layer.sweep.indices():
         for currents in layer.currents(index):
             found = currents.movedim(2, 0).flatten(1).amax(1)
             largest = found if largest is None else torch.maximum(largest, found)

@@ -181,7 +181,7 @@ def observe_layer(layer: Layer, steps: Steps) -> ActivationHistogram:
     """The histogram of one layer's activations in the ANN, over all batches: that of :func:`observe`."""
     histogram, problem = None, None
     try:
-        for index in range(len(layer.sweep.batches)):
+        for index in layer.sweep.indices():
             histogram = _add(histogram, layer.name, layer.neuron, layer.activation(index))
             steps.update()
     except ValueError as error:

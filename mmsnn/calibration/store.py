@@ -99,6 +99,23 @@ class Store:
                           'disk, raise memory_budget, or use fewer or smaller calibration images') from error
 
 
+def pack_levels(value: Tensor, unit: Tensor) -> Tensor:
+    """Whole multiples of a unit as the smallest integers that tell them exactly; what is none stays as it is."""
+    levels = (value / unit).round_()
+    if not torch.equal(levels * unit, value):
+        return value
+    least, most = levels.min(), levels.max()
+    for dtype in (torch.uint8, torch.int8, torch.int16):
+        if torch.iinfo(dtype).min <= least and most <= torch.iinfo(dtype).max:
+            return levels.to(dtype)
+    return value
+
+
+def unpack_levels(stored: Tensor, unit: Tensor) -> Tensor:
+    """What :func:`pack_levels` was given."""
+    return stored if stored.is_floating_point() else stored.to(unit.dtype).mul_(unit)
+
+
 def pack_spikes(planes: Tensor, spikes: Tensor, threshold: Tensor, start: int, lowest: int = 0) -> None:
     """Write spikes of ``k threshold`` as the bits of steps ``start`` onwards.
 

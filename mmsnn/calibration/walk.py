@@ -1,12 +1,12 @@
 """One walk over the network, neuron layer by neuron layer, with the ANN's activations beside the SNN's spikes.
 
 Only the outputs of neurons are kept (activations as floats, spikes as one bit per step or, where neurons have a closed
-form, their rates); what lies between two layers of neurons is recomputed from them, and an entry is dropped behind its
-last reader. Calibrating a layer therefore costs the simulation of that layer, or in closed form one pass through it,
-not of the network up to it: the whole is linear in depth.
+form, how many there are); what lies between two layers of neurons is recomputed from them, and an entry is dropped
+behind its last reader. Calibrating a layer therefore costs the simulation of that layer, or in closed form one pass
+through it, not of the network up to it: the whole is linear in depth.
 """
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -17,7 +17,7 @@ from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
 from ..simulation.plan import Env, Plan, is_neuron, neuron_of
 from .batches import Batch, call_with, tensors_of
-from .store import Store, mean_spikes, pack_spikes, unpack_spikes
+from .store import Store, mean_spikes, pack_levels, pack_spikes, unpack_levels, unpack_spikes
 
 
 class Sweep:
@@ -46,6 +46,7 @@ class Sweep:
         nodes = snn.neuron_nodes
         self.blocks = [Block(self, block, nodes) for block in (blocks_of(snn) if blockwise else [[n] for n in nodes])]
         self.layers = [layer for block in self.blocks for layer in block.layers]
+        self._backwards = True
         self._last_reader: dict[fx.Node, Layer] = {}
         for block in self.blocks:
             for layer in block.layers:
@@ -63,6 +64,16 @@ class Sweep:
                         for kind in ('activation', 'spikes', 'rate'):
                             self.store.drop((kind, node, index))
                     del self._last_reader[node]
+
+
+    def indices(self) -> Iterable[int]:
+        """The numbers of the batches, upwards and downwards by turns.
+
+        Where files hold more than the system can cache, a pass so begins with what the one before has left there.
+        """
+        self._backwards = not self._backwards
+        order = range(len(self.batches))
+        return reversed(order) if self._backwards else order
 
 
 class Layer:
@@ -107,7 +118,8 @@ class Layer:
         time_steps = self.sweep.snn.time_steps
         for node in plan.sources:
             if ('rate', node, index) in self.sweep.store:
-                values[node] = self._stored('rate', node, index)
+                stored = self._stored('rate', node, index)
+                values[node] = unpack_levels(stored, self._level(node, stored))
                 continue
             planes = self._stored('spikes', node, index)
             threshold, lowest = self._coding(node, planes)
@@ -129,7 +141,7 @@ class Layer:
         if self.sweep.closed_form:
             rate = self.neuron.rate(self.mean_current(index))
             if keep:
-                self.sweep.store.put(('rate', self.node, index), rate)
+                self.sweep.store.put(('rate', self.node, index), pack_levels(rate, self._level(self.node, rate)))
             return rate, None
         snn = self.sweep.snn
         state: State | None = None
@@ -222,6 +234,12 @@ class Layer:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""
         neuron = neuron_of(node)
         return per_channel(neuron.threshold, planes[0, 0]), neuron.rule.lowest
+
+    def _level(self, node: fx.Node, like: Tensor) -> Tensor:
+        """What one spike adds to what a layer's neurons put out; broadcastable."""
+        neuron = neuron_of(node)
+        threshold = neuron.per_channel(neuron.threshold, like)
+        return threshold if neuron.rule.coding == 'differential' else threshold / self.sweep.snn.time_steps
 
 
 class Block:
