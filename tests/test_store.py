@@ -50,6 +50,14 @@ def test_budget_spills_to_files_without_a_name(tmp_path):
     assert store.in_memory == store.in_files == 0 and 'a' not in store
 
 
+def test_large_tensors_of_any_layout_are_kept_as_they_are(tmp_path):
+    store = Store(budget=2 ** 24, folder=tmp_path)
+    for value in (torch.randn(2, 3, 300, 300).contiguous(memory_format=torch.channels_last),
+                  torch.randint(256, (2 ** 21,), dtype=torch.uint8), torch.randn(300, 600, dtype=torch.float64).T):
+        store.put('key', value)
+        assert torch.equal(store.get('key'), value) and store.in_memory == value.nbytes
+
+
 def test_replacing_a_tensor_frees_the_old_one(tmp_path):
     store = Store(budget=10 ** 6, folder=tmp_path)
     for _ in range(3):

@@ -1,4 +1,5 @@
 """Storage of activations and spikes during calibration, in memory up to a budget and then in temporary files."""
+import mmap
 import os
 import tempfile
 from pathlib import Path
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 GIBI = 2 ** 30
+PAGES = 2 ** 20  # bytes from which a tensor gets memory pages of its own
 
 
 class Store:
@@ -57,7 +59,7 @@ class Store:
             kept = self._mapped(value)
             self.in_files += value.nbytes
         else:
-            kept, spill = torch.empty_like(value, device='cpu'), False
+            kept, spill = _own_pages(value), False
             self.in_memory += value.nbytes
         kept.copy_(value)
         self.peak = max(self.peak, self.in_memory + self.in_files)
@@ -97,6 +99,17 @@ class Store:
             raise OSError(error.errno, f'calibration needs {needed:.2g} GiB or more of temporary files, which cannot '
                           f'be made in {self.folder} ({error.strerror}). Set TMPDIR to an existing folder on a larger '
                           'disk, raise memory_budget, or use fewer or smaller calibration images') from error
+
+
+def _own_pages(like: Tensor) -> Tensor:
+    """An empty tensor on the CPU whose memory goes back to the system as soon as it is dropped.
+
+    Large tensors of many sizes, dropped in another order than they were made in, would leave holes in the heap: several
+    GiB beyond the budget.
+    """
+    if like.nbytes < PAGES:
+        return torch.empty_like(like, device='cpu')
+    return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=torch.uint8).view(like.dtype).view(like.shape)
 
 
 def pack_levels(value: Tensor, unit: Tensor) -> Tensor:
