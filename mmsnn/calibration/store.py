@@ -1,7 +1,9 @@
 """Storage of activations and spikes during calibration, in memory up to a budget and then in temporary files."""
+import math
 import mmap
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,10 +38,17 @@ class Store:
         held = sum(self._tensors[key][0].nbytes for key in self._offered)
         return held + nbytes <= self.budget // 2 and self.in_memory + nbytes <= self.budget
 
-    def offer(self, key: object, value: Tensor) -> None:
-        """Keep ``value`` itself under ``key`` while there is room in memory; :meth:`put` takes that room."""
+    def offer(self, key: object, value: Tensor, copy: bool = True) -> None:
+        """Keep ``value`` under ``key`` while there is room in memory; :meth:`put` takes that room.
+
+        Args:
+            key, value: what to keep.
+            copy: into pages of its own, where it is on the CPU and does not have them already.
+        """
         self.drop(key)
         if self.offers(value.nbytes):
+            if copy and value.device.type == 'cpu':
+                value = _room_for(value).copy_(value)
             self.in_memory += value.nbytes
             self.peak = max(self.peak, self.in_memory + self.in_files)
             self._tensors[key] = value, False
@@ -59,7 +68,7 @@ class Store:
             kept = self._mapped(value)
             self.in_files += value.nbytes
         else:
-            kept, spill = _own_pages(value), False
+            kept, spill = _room_for(value), False
             self.in_memory += value.nbytes
         kept.copy_(value)
         self.peak = max(self.peak, self.in_memory + self.in_files)
@@ -101,15 +110,22 @@ class Store:
                           'disk, raise memory_budget, or use fewer or smaller calibration images') from error
 
 
-def _own_pages(like: Tensor) -> Tensor:
+def own_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """An empty tensor on the CPU whose memory goes back to the system as soon as it is dropped.
 
-    Large tensors of many sizes, dropped in another order than they were made in, would leave holes in the heap: several
-    GiB beyond the budget.
+    Large tensors of many sizes, dropped in another order than they were made in, leave holes in the heap: several GiB
+    beyond the budget.
     """
-    if like.nbytes < PAGES:
-        return torch.empty_like(like, device='cpu')
-    return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=torch.uint8).view(like.dtype).view(like.shape)
+    size = math.prod(shape) * dtype.itemsize
+    if size < PAGES:
+        return torch.empty(*shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE), dtype=dtype).view(*shape)
+
+
+def _room_for(value: Tensor) -> Tensor:
+    """The same in shape and memory layout of ``value``."""
+    stride = torch.empty_like(value, device='meta').stride()
+    return own_pages(value.shape, value.dtype).as_strided(value.shape, stride)
 
 
 def pack_levels(value: Tensor, unit: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
 from ..simulation.plan import Env, Plan, is_neuron, neuron_of
 from .batches import Batch, call_with, tensors_of
-from .store import Store, mean_spikes, pack_levels, pack_spikes, unpack_levels, unpack_spikes
+from .store import Store, mean_spikes, own_pages, pack_levels, pack_spikes, unpack_levels, unpack_spikes
 
 
 class Sweep:
@@ -218,8 +218,10 @@ class Layer:
 
         shapes = {node: stored.shape[2:] for node, stored in planes.items()}
         example = self.activation(index)
-        room = store.offers(example.nbytes * snn.time_steps)
-        made = example.new_empty(snn.time_steps, *example.shape) if room else None
+        made: Tensor | None = None
+        if store.offers(example.nbytes * snn.time_steps):
+            shape = snn.time_steps, *example.shape
+            made = own_pages(shape, example.dtype) if example.device.type == 'cpu' else example.new_empty(shape)
         start = 0
         for chunk in self.loop.each_step(values, snn.time_steps, chunk_steps, incoming, shapes):
             currents = chunk[self.current]
@@ -228,7 +230,7 @@ class Layer:
                 start += len(currents)
             yield currents
         if made is not None:
-            store.offer(key, made)
+            store.offer(key, made, copy=False)
 
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""
