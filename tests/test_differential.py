@@ -231,21 +231,35 @@ def test_error_falls_geometrically_until_rounding():
     assert errors[1] < errors[0] / 2 and errors[2] < errors[1] / 1.5 and errors[3] < .01
 
 
-def test_thresholds_meet_activations_best_after_two_steps():
+@pytest.mark.parametrize('steps', [1, 2, 3])
+def test_thresholds_meet_activations_best_after_some_steps(steps):
     x = torch.rand(2000, 1) ** 3
     histogram = ActivationHistogram(1)
     histogram.update(x)
     model = Differential(3)
-    found = float(model.thresholds(histogram, mmsnn.PIPELINES['differential'], T))
+    found = float(model.thresholds(histogram, mmsnn.Pipeline(neuron='differential', settling_steps=steps), T))
 
     def error(h):
         left = x / h
-        for _ in range(2):
+        for _ in range(steps):
             left = left - model.nearest(left)
         return float(left.square().sum() * h ** 2)
 
     best = min(error(float(x.max()) * k / 400) for k in range(1, 400))
     assert error(found) <= 1.1 * best
+
+
+def test_thresholds_for_more_steps_are_finer_and_round_less_in_the_end():
+    x, net = torch.randn(8, 3, 8, 8).cumsum(2).cumsum(3) / 4, Plain().eval()
+    errors, means = [], []
+    for steps in (2, 3):
+        snn = mmsnn.convert(net, 8)
+        report = mmsnn.calibrate(snn, [x], 'differential', levels=9, settling_steps=steps, progress=False)
+        errors.append(float((snn(x) - net(x)).norm() / net(x).norm()))
+        means.append(report[0].threshold)
+    assert means[1] < .9 * means[0] and errors[1] < .9 * errors[0]
+    with pytest.raises(ValueError, match='settling_steps must be at least 1'):
+        mmsnn.Pipeline(neuron='differential', settling_steps=0)
 
 
 def test_bias_is_corrected_in_closed_form():

@@ -24,6 +24,7 @@ PHRASES: dict[str, Any] = dict(
     rounding={'round': 'scored with rounding', 'floor': 'scored with the floor'},
     rounds=lambda count: f'{count} rounds', seed=None,
     shift={'bias': 'half a threshold as bias', 'potential': 'starts at half the threshold', None: 'floors'},
+    settling_steps=lambda count: f'thresholds for {count} step{"s" * (count > 1)}',
     sizes=lambda count: f'{count} size{"s" * (count > 1)} of spikes',
     signed={True: 'signed spikes', False: 'without negative spikes'},
     threshold=lambda rule: f'{rule} thresholds',

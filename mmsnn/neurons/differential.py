@@ -16,7 +16,6 @@ from .thresholds import ActivationHistogram, positive
 CANDIDATES = 64  # ranges that are tried for each channel
 LARGEST = 2.  # of them, in largest activations
 RESOLUTION = 32  # entries of a table for each h
-REFERENCE_STEPS = 2  # after so many steps an activation shall be met best
 NARROW_STEPS = 3  # from this one on the dead zone has its final width
 
 
@@ -52,7 +51,7 @@ class Differential(NeuronModel):
 
     coding = 'differential'
     closed_form = True
-    options = ('sizes', 'uniform', 'dead_zone', 'narrowing')
+    options = ('sizes', 'uniform', 'dead_zone', 'narrowing', 'settling_steps')
 
     @classmethod
     def check(cls, pipeline) -> None:
@@ -64,6 +63,8 @@ class Differential(NeuronModel):
                              'be silent; above, they would keep back more than they can send')
         if not pipeline.narrowing >= 1:
             raise ValueError(f'narrowing must be at least 1, not {pipeline.narrowing}')
+        if pipeline.settling_steps < 1:
+            raise ValueError(f'settling_steps must be at least 1, not {pipeline.settling_steps}')
         if pipeline.threshold not in ('mmse', 'max'):
             raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
                              "choose 'mmse' or 'max'")
@@ -145,10 +146,10 @@ class Differential(NeuronModel):
         return sent
 
     def thresholds(self, histogram: ActivationHistogram, pipeline, time_steps: int) -> Tensor:
-        """The h under which activations are met best: the least squared error after two steps of a steady current.
+        """The h under which activations are met best: the least squared error after a few steps of a steady current.
 
-        Smaller sizes round less in the end, larger ones arrive sooner; two steps are the least in which sizes can add
-        up. ``threshold='max'`` lets the largest size be the largest activation.
+        Smaller sizes round less in the end, larger ones arrive sooner. Two steps (``settling_steps``) are the least in
+        which sizes can add up. ``threshold='max'`` lets the largest size be the largest activation.
         """
         if not pipeline.channel_wise:
             histogram = histogram.merged()
@@ -157,7 +158,7 @@ class Differential(NeuronModel):
         # What is left of x after some steps, in units of h, depends on x / h alone: a table serves all candidates.
         size = int(RESOLUTION * self.highest * CANDIDATES / LARGEST)
         left = (torch.arange(size, dtype=torch.float64, device=histogram.counts.device) + .5) / RESOLUTION
-        for _ in range(REFERENCE_STEPS):
+        for _ in range(pipeline.settling_steps):
             left = left - self.nearest(left)
         squared = left.square().float()
         # Bins of a 512th of the range are fine enough; the first holds the zeros, of which nothing is left.

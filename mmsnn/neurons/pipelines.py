@@ -74,6 +74,8 @@ class Pipeline:
             :class:`mmsnn.neurons.differential.Differential`.
         dead_zone: what differences they do not send, in thresholds.
         narrowing: by what factor that narrows in the first steps, to reach ``dead_zone`` at the third.
+        settling_steps: after how many steps of a steady current differential neurons shall meet activations best: with
+            fewer they arrive sooner, with more they round less.
     """
 
     neuron: str = 'integrate-and-fire'
@@ -101,6 +103,7 @@ class Pipeline:
     uniform: bool = False
     dead_zone: float = .5
     narrowing: float = 1.
+    settling_steps: int = 2
 
     def __post_init__(self) -> None:
         for field in fields(self):

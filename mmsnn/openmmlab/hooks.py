@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..calibration.procedure import CalibrationReport
 from ..calibration.store import GIBI
 from ..distributed import own
+from ..machine import large_memory_returned
 from ..neurons.pipelines import differences, make_pipeline, usual_pipeline
 from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
@@ -183,7 +184,7 @@ class CalibrationHook(Hook):
         training = model.training
         model.train(False)
         try:
-            with passed_on(logger):
+            with passed_on(logger), large_memory_returned():
                 batches = list(self.batches(model, cfg))
                 self.calibrate_parts(todo, batches, logger, **self.options)
         finally:
