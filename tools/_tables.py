@@ -13,6 +13,7 @@ DIGITS = 'configs/digits/{0}_r50-thin_fpn{1}_digits.py checkpoints/{0}_r50-thin_
 CIFAR = 'data/cifar10', 'work_dirs/resnet20_cifar10.pth'
 RESNET = 'configs/resnet_cifar/resnet20_snn-{}_cifar10{}.py work_dirs/resnet20_cifar10.pth'
 FIFTH = RESNET.format('advanced', '-fifth')
+WHOLE_DIGITS = 'python tools/demo.py --work-dir work_dirs/whole'
 DEMO, MOPS, LIGHT = 'python tools/demo.py', 'synaptic operations', 'retinanet_r50-thin_fpn_snn-light_digits'
 
 
@@ -25,12 +26,24 @@ def swept(folder: str, head: str = '', **named):
 
 
 def whole(row: dict) -> dict:
-    """A row of docs/detectors.md."""
+    """A row of docs/detectors.md: additions, and behind a comma multiplications of what a rate code leaves graded."""
     if row['time_steps'] is None:
         return {(f'{row["detector"]}, ANN', 'mAP'): f'{row["bbox_mAP"]:.3f}'}
-    name = f'{row["detector"]}, SNN, {row["time_steps"]}'
+    kind, _, options = row['pipeline'].removeprefix('whole-').partition(':')
+    named = ', '.join(f'`{word}`' for word in (kind.removeprefix('differential'), options) if word)
+    name = ', '.join(filter(None, [row['detector'], 'SNN', named, str(row['time_steps'])]))
+    counts = [f'{row.get(f"{kind}_operations", 0) / 1e6:.0f}' for kind in ('event', 'graded')]
     return {(name, 'mAP'): f'{row["bbox_mAP"]:.3f}', (name, 'energy'): f'{row["event_energy_ratio"]:.3f}',
-            (name, 'operations, millions'): f'{row["event_operations"] / 1e6:.0f}'}
+            (name, 'operations, millions'): ', '.join(counts[:1 if counts[1] == '0' else 2]),
+            **by_part(name, row, 'event'), **by_part(f'{row["detector"]}, ANN', row, 'ann')}
+
+
+def by_part(name: str, row: dict, kind: str) -> dict:
+    """The cell with what backbone, neck, and heads together have of the ANN's energy."""
+    shares = {key.removesuffix(f'_{kind}_share'): value for key, value in row.get('shares', {}).items()
+              if key.endswith(f'_{kind}_share')}
+    values = [shares.pop(part) for part in ('backbone', 'neck') if part in shares] + [sum(shares.values())]
+    return {(name, 'backbone, neck, heads'): ', '.join(f'{value:.3f}' for value in values)} if shares else {}
 
 
 def by_time(row: dict) -> dict:
@@ -71,8 +84,11 @@ TABLES = [
         'none light advanced', 'signed --time-steps 8 16')), stored('work_dirs/demo_bccd/table.json', by_time),
           ('data/bccd',), 300, 'Blood cells'),
     Table('docs/detectors.md', 'detector |  | T', (
-        f'{DEMO} --work-dir work_dirs/whole --pipelines {WHOLE} --time-steps 2 3 4',),
-          stored('work_dirs/whole/table.json', whole), minutes=20, under='What it costs'),
+        f'{WHOLE_DIGITS} --pipelines {WHOLE} --time-steps 2 3 4', f'{WHOLE_DIGITS} --detectors FCOS YOLOX --pipelines '
+        f'{WHOLE} --time-steps 4', f'{WHOLE_DIGITS} --detectors RetinaNet --pipelines {WHOLE}:narrowing=1 '
+        '--time-steps 3', f'{WHOLE_DIGITS} --pipelines whole-signed --time-steps 4 8 16',
+        f'{WHOLE_DIGITS} --pipelines whole-advanced --time-steps 8 16'),
+          stored('work_dirs/whole/table.json', whole), minutes=300, under='What it costs'),
     Table('docs/signed.md', 'detector | ANN', (
         f'{DEMO} --work-dir work_dirs/demo_signed --time-steps 8 16 --pipelines signed {WEIGHTS}',),
         stored('work_dirs/demo_signed/table.json', by_detector), minutes=30),
