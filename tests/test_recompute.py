@@ -75,8 +75,9 @@ def test_readers(tmp_path):
     assert stored(str(tmp_path / 'table.json'), whole)(tmp_path) == {
         ('RetinaNet, SNN, 3', 'mAP'): '0.816', ('RetinaNet, SNN, 3', 'energy'): '0.221',
         ('RetinaNet, SNN, 3', 'operations, millions'): '476'}
-    shares = {f'{part}_{kind}_share': value for kind, values in (('ann', (.5, .1, .15, .25)), ('event', (.2, .1, .05, .1)))
-              for part, value in zip(('backbone', 'neck', 'rpn_head', 'roi_head.bbox_head'), values)}
+    parts, values = ('backbone', 'neck', 'rpn_head', 'roi_head.bbox_head'), dict(
+        ann=(.5, .1, .15, .25), event=(.2, .1, .05, .1))
+    shares = {f'{part}_{kind}_share': value for kind in values for part, value in zip(parts, values[kind])}
     row.update(pipeline='whole-signed:max_rate=1', graded_operations=55.4e6, shares=shares)
     cells, name = whole(row), 'RetinaNet, SNN, `signed`, `max_rate=1`, 3'
     assert cells[name, 'operations, millions'] == '476, 55'
