@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT / 'tools'))
 import _tables_classifiers as classifiers
 import _tables_detectors as detectors
 from _tables import LEFT_OUT, TABLES
-from _tables_ingredients import DELAYED, INGREDIENTS
-from _tables_rows import layer_by_layer, narrowing, of_a_classifier, whole
+from _tables_classifier_rows import DELAYED, INGREDIENTS, exported, layer_by_layer, of_a_classifier
+from _tables_detector_rows import narrowing, whole
 from make_digits import make_digits
 
 from mmsnn.commands import report, sweep
@@ -139,6 +139,19 @@ def test_readers_of_reports(tmp_path):
     assert narrowing('YOLOX')(row) == {('YOLOX, 3', '`narrowing=3`'): '0.815 (0.292)'}
 
 
+def test_reader_of_exports(tmp_path):
+    for number, values in enumerate(('0, largest 0; 100', '0.017, largest 1.9; 96')):
+        (tmp_path / f'{number}.log').write_text(f'the file: mean difference {values} of 100 images within 1e-4, same '
+                                                'class for 100\n')
+    with open(tmp_path / '1.log', 'a') as log:
+        log.write('mmsnn in float64: mean difference 2e-05, largest 1; 97 of 100 images within 1e-4, same class '
+                  'for 99\n')
+    cells = exported('`light`, NIR', '`light`, ONNX')(tmp_path)
+    assert cells['`light`, NIR', 'same class'] == '100' and cells['`light`, ONNX', 'images within 1e-4'] == '96'
+    own = '`light`, mmsnn in float64 against itself in float32'
+    assert {row for row, _ in cells} == {'`light`, NIR', '`light`, ONNX', own} and cells[own, 'largest'] == '1'
+
+
 def on_page(page, head):
     table = next(table for table in TABLES if table.page == f'docs/{page}.md' and table.head.startswith(head))
     return page_cells(table, ROOT)
@@ -148,6 +161,7 @@ def on_page(page, head):
     ('signed', ' | T = 2', [*INGREDIENTS.values(), *DELAYED.values()]),
     ('signed', ' | digits', detectors.ON_VALIDATION.values()), ('signed', '16 calib', detectors.SYNTHETIC),
     ('signed', '128 calib', classifiers.SYNTHETIC), ('report', 'pipeline | top-1', classifiers.REPORTED.values()),
+    ('export', 'file', ['`light`, NIR, float64 on both sides', '`signed`, mmsnn in float64 against itself in float32']),
     ('classification', 'top-1, % (ANN: 91.70) | T = 4', classifiers.METHODS)])
 def test_rows_are_named_as_on_the_page(page, head, names):
     assert set(names) <= {row for row, _ in on_page(page, head)}

@@ -17,7 +17,6 @@ LEFT_OUT = {
     'rows of other tables, with which tests/test_docs.py compares them': [
         ('README.md', 'detector | what spikes'), ('README.md', 'ANN | data'),
         ('docs/results.md', 'method (ANN: 91.73)')],
-    'what tools/check_export.py prints beside the other software': [('docs/export.md', 'file | neurons')],
     'tests in other environments': [('docs/stacks.md', 'stack')],
     'choices, not measurements': [
         ('docs/classification.md', 'pipeline | thresholds'), ('docs/near_lossless.md', 'pipeline | what a neuron')],

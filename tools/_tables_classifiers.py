@@ -1,10 +1,10 @@
 """Commands of the tables about classifiers; see tools/_tables.py."""
 from shlex import quote
 
-from _tables_ingredients import DELAYED, INGREDIENTS
-from _tables_rows import layer_by_layer, of_a_classifier, sweep
+from _tables_classifier_rows import DELAYED, INGREDIENTS, exported, layer_by_layer, of_a_classifier
 
 from mmsnn.experiments import readers as read
+from mmsnn.experiments.readers import sweep
 from mmsnn.experiments.recompute import Table
 
 CIFAR = 'data/cifar10', 'work_dirs/resnet20_cifar10.pth'
@@ -65,6 +65,11 @@ CLASSIFIERS = [
     Table('docs/classification.md', 'top-1, % (ANN: 83.50)', (sweep(
         MOBILENET.format('advanced'), 'mobilenet', f'--time-steps 16 --pipelines light {PER_POSITION} {ON_IMAGENET}'),),
         read.swept('mobilenet', rows={'light': 'light', 'potential, per position': PER_POSITION}), IMAGENET, 60),
+    Table('docs/export.md', 'file | neurons', tuple(
+        f'python tools/check_export.py {RESNET.format(name, "")} --format {how} --cfg-options model.time_steps=8'
+        for name, how in (('light', 'nir --double'), ('light', 'nir'), ('light', 'onnx'), ('signed', 'onnx'))),
+        exported('`light`, NIR, float64 on both sides', '`light`, NIR, float32', '`light`, ONNX, float32',
+                 '`signed`, ONNX, float32'), CIFAR, 5),
     Table('docs/near_lossless.md', 'levels | pipeline | T | top-1', tuple(
         sweep(SIGNED, f'by-levels-{steps}', f'--time-steps {steps} --pipelines {names} --seeds 3') for steps, names in (
             (2, 'bursts:levels=9 bursts'), (3, 'differential:levels=9 differential'),

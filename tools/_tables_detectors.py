@@ -1,8 +1,9 @@
 """Commands of the tables about detectors; see tools/_tables.py."""
-from _tables_rows import by_detector, by_time, narrowing, reported, sweep, whole, without_shares
+from _tables_detector_rows import by_detector, by_time, narrowing, reported, whole, without_shares
 
 from mmsnn.experiments import readers as read
 from mmsnn.experiments.demo import WEIGHTS, WHOLE
+from mmsnn.experiments.readers import sweep
 from mmsnn.experiments.recompute import Table
 
 DIGITS = 'configs/digits/{0}_r50-thin_fpn{1}_digits.py checkpoints/{0}_r50-thin_fpn_digits.pth'

@@ -76,6 +76,11 @@ def together(*readers: Reader) -> Reader:
     return lambda folder: {cell: text for read in readers for cell, text in read(folder).items()}
 
 
+def sweep(model: str, folder: str, arguments: str) -> str:
+    """The command of a sweep that :func:`swept` reads; ``model`` is its config and checkpoint."""
+    return f'python tools/sweep.py {model} --work-dir {SWEEPS}/{folder} {arguments}'
+
+
 def swept(folder: str, head: str = '', rows: Mapping[str, str] | None = None) -> Reader:
     """Read one of a sweep's tables, without the numbers of levels, which few pages have.
 

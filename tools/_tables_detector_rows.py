@@ -1,15 +1,7 @@
-"""Which cells of the pages' tables a row of the demo, or of a report, fills, and with what; see tools/_tables.py."""
-import json
-from pathlib import Path
-
+"""Which cells of the detectors' tables a row of the demo, or of a report, fills, and how; see tools/_tables.py."""
 from mmsnn.experiments.demo import METHODS, WEIGHTS
-from mmsnn.experiments.readers import SWEEPS
 
 SHARES = 'backbone, neck, heads'
-
-
-def sweep(model: str, folder: str, arguments: str) -> str:
-    return f'python tools/sweep.py {model} --work-dir {SWEEPS}/{folder} {arguments}'
 
 
 def whole(row: dict) -> dict:
@@ -71,28 +63,3 @@ def reported(row: dict) -> dict:
     values = {'mAP': row['coco/bbox_mAP'], 'agreement, mAP': row['agreement/bbox_mAP'],
               'before': last['before']['median'], 'after': last['after']['median'], 'energy': row['spike/energy_ratio']}
     return {(f'`{row["pipeline"]}`', column): f'{value:.4f}' for column, value in values.items()}
-
-
-def layer_by_layer(row: dict) -> dict:
-    """A row of the report on docs/paper_networks.md."""
-    if row['time_steps'] is None:
-        return {}
-    rates = [layer['firing_rate'] for layer in row['layers']]
-    values = {'top-1, %': f'{row["accuracy/top1"]:.2f}', 'firing rate': f'{row["spike/firing_rate"]:.4f}',
-              'median relative error, layers 1, 5, 10, 15': ', '.join(
-                  f'{row["layers"][number - 1]["after"]["median"]:.3f}' for number in (1, 5, 10, 15)),
-              'by layer': f'{min(rates):.3f} to {max(rates):.3f}',
-              'energy, ANN = 1': f'{row["spike/energy_ratio"]:.3f}'}
-    return {(f'`{row["pipeline"]}`, {row["time_steps"]}', column): text for column, text in values.items()}
-
-
-def of_a_classifier(path: str, names: dict[str, str]):
-    """Reader of the classifier's report on docs/report.md, where a cell has a number for each T."""
-    columns = {'top-1 at T = 4, 8, 16': ('accuracy/top1', 1), 'agreement with the ANN, %': ('agreement/top1', 1),
-               'energy, ANN = 1': ('spike/energy_ratio', 3)}
-
-    def read(folder: Path) -> dict:
-        rows = sorted(json.loads(Path(path).read_text())['rows'], key=lambda row: row['time_steps'] or 0)
-        return {(title, column): ', '.join(f'{row[key]:.{digits}f}' for row in rows if row['pipeline'] == pipeline)
-                for pipeline, title in names.items() for column, (key, digits) in columns.items()}
-    return read
