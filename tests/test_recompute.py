@@ -92,6 +92,7 @@ def test_readers(tmp_path):
     row.update(pipeline='whole-signed:max_rate=1', graded_operations=55.4e6, shares=shares)
     cells, name = whole(row), 'RetinaNet, SNN, `signed`, `max_rate=1`, 3'
     assert cells[name, 'operations, millions'] == '476, 55'
+    assert whole({**row, 'graded_operations': 1e6})[name, 'operations, millions'] == '476', 'of norms'
     assert cells[name, 'backbone, neck, heads'] == '0.200, 0.100, 0.150'
     assert cells['RetinaNet, ANN', 'backbone, neck, heads'] == '0.500, 0.100, 0.400'
 

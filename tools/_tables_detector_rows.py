@@ -5,15 +5,18 @@ SHARES = 'backbone, neck, heads'
 
 
 def whole(row: dict) -> dict:
-    """A row of docs/detectors.md: additions, and behind a comma multiplications of what a rate code leaves graded."""
+    """A row of docs/detectors.md: additions, and behind a comma multiplications of what a rate code leaves graded.
+
+    Those of norms alone, below 1 %, are not named.
+    """
     if row['time_steps'] is None:
         return {(f'{row["detector"]}, ANN', 'mAP'): f'{row["bbox_mAP"]:.3f}'}
     kind, _, options = row['pipeline'].removeprefix('whole-').partition(':')
     named = ', '.join(f'`{word}`' for word in (kind.removeprefix('differential'), options) if word)
     name = ', '.join(filter(None, [row['detector'], 'SNN', named, str(row['time_steps'])]))
-    counts = [f'{row.get(f"{kind}_operations", 0) / 1e6:.0f}' for kind in ('event', 'graded')]
+    counts = [row.get(f'{kind}_operations', 0) / 1e6 for kind in ('event', 'graded')]
     return {(name, 'mAP'): f'{row["bbox_mAP"]:.3f}', (name, 'energy'): f'{row["event_energy_ratio"]:.3f}',
-            (name, 'operations, millions'): ', '.join(counts[:1 if counts[1] == '0' else 2]),
+            (name, 'operations, millions'): ', '.join(f'{count:.0f}' for count in counts if count > counts[0] / 100),
             **by_part(name, row, 'event'), **by_part(f'{row["detector"]}, ANN', row, 'ann')}
 
 
