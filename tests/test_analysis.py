@@ -60,6 +60,19 @@ def test_errors_of_a_residual_network(pipeline):
             assert row.error_after == pytest.approx(float(together), rel=1e-4)
 
 
+def test_errors_of_neurons_that_send_changes():
+    """What they have sent is the activation, not T times it."""
+    net = randomise_norms(Residual()).eval()
+    ann, snn = (mmsnn.convert(net, 6, coding='differential') for _ in range(2))
+    batches = [torch.randn(2, 3, 12, 12)]
+    report = mmsnn.calibrate(snn, batches, 'differential', sizes=8, progress=False)
+    errors = channel_errors(snn, ann.network, batches)
+    for row in report:
+        norm = sum(value.square().sum((0, 2, 3)) for value in _activations(ann, batches, row.name))
+        together = (errors[row.name] * norm).nansum() / norm.sum()
+        assert 0 < together < 1e-3 and float(together) == pytest.approx(row.error_after, rel=.5)
+
+
 def _activations(ann, batches, name):
     found = []
     handle = ann.neurons[name].register_forward_hook(lambda _m, _i, out: found.append(out))

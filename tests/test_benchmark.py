@@ -12,7 +12,7 @@ pytest.importorskip('mmdet')
 import mmsnn
 from mmsnn.commands import benchmark as command
 from mmsnn.experiments.benchmark import MEASUREMENTS
-from mmsnn.experiments.candidates import FAST, NETWORKS, naive, published_light
+from mmsnn.experiments.candidates import DETECTORS, FAST, NETWORKS, build, convert, naive, published_light
 
 from networks import Residual, randomise_norms
 
@@ -44,6 +44,16 @@ def test_simulating_the_whole_network_for_every_layer_calibrates_the_same():
         torch.testing.assert_close(published.neurons[name].bias, neuron.bias)
 
 
+def test_a_whole_detector_spikes_as_in_its_config():
+    """Every layer of weights but the stem reads spikes, and the outputs are the head's of every level."""
+    snn = convert(build('retinanet', 'cpu'), 2, 'differential')
+    assert not snn.graded and snn.coding == 'differential'
+    with mmsnn.CostCounter(snn) as counter:
+        _, (scores, _) = snn(torch.randn(1, 3, 64, 64))
+    assert [score.shape[1:] for score in scores] == [(720, size, size) for size in (8, 4, 2, 1, 1)]
+    assert counter.cost.graded_operations == 0 and counter.cost.analog_macs < .05 * counter.cost.ann_macs
+
+
 @pytest.mark.parametrize('arguments', [
     ['simulation', '--candidates', 'plain', 'naive', 'spikingjelly', '--repeats', '1'],
     ['memory', '--candidates', 'plain'],
@@ -66,5 +76,5 @@ def test_commands_run(tmp_path, arguments):
 
 
 def test_the_command_offers_what_can_be_measured():
-    assert set(command.WHAT) == set(MEASUREMENTS) and set(command.NETWORKS) == set(NETWORKS)
+    assert set(command.WHAT) == set(MEASUREMENTS) and set(command.NETWORKS) == {*NETWORKS, *DETECTORS}
     assert set(command.CANDIDATES) == {*FAST, 'naive', 'spikingjelly'}

@@ -42,8 +42,8 @@ def weights(net):
     return str(ROOT / 'checkpoints' / f'{net}_r50-thin_fpn_digits.pth')
 
 
-def config_of(net, digits, folder, time_steps=8, num_images=16, **model):
-    cfg = Config.fromfile(ROOT / 'configs' / 'digits' / f'{net}_r50-thin_fpn_snn-whole-differential_digits.py')
+def config_of(net, digits, folder, time_steps=8, num_images=16, pipeline='differential', **model):
+    cfg = Config.fromfile(ROOT / 'configs' / 'digits' / f'{net}_r50-thin_fpn_snn-whole-{pipeline}_digits.py')
     cfg.model.update(time_steps=time_steps, **model)
     cfg.custom_hooks[0].update(num_images=num_images, progress=False)
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
@@ -108,6 +108,34 @@ def test_a_whole_detector_in_a_test_run(tested):
               if key.endswith('_event_share')}
     assert list(shares) == ['backbone', 'neck', *HEADS[net]]
     assert sum(shares.values()) == pytest.approx(metrics['spike/event_energy_ratio'], rel=1e-4)
+
+
+@pytest.mark.parametrize('data', ['digits', 'bccd'])
+@pytest.mark.parametrize('net', NETS)
+@pytest.mark.parametrize('pipeline', ['signed', 'advanced'])
+def test_configs_of_rate_codes(data, net, pipeline):
+    """The same detector as with changes, calibrated as its backbone alone would be."""
+    whole, changes, backbone = (Config.fromfile(ROOT / 'configs' / data / f'{net}_r50-thin_fpn_snn-{kind}_{data}.py')
+                                for kind in (f'whole-{pipeline}', 'whole-differential', pipeline))
+    assert whole.custom_hooks == backbone.custom_hooks and whole.model.coding == 'rate'
+    assert {**changes.model, 'time_steps': 8, 'coding': 'rate'} == whole.model
+
+
+@pytest.mark.parametrize('net', NETS)
+def test_a_whole_detector_under_a_rate_code(net, tmp_path, digits):
+    cfg = config_of(net, digits, tmp_path, 4, 2, 'signed')
+    runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    assert {part.snn.settings['pipeline'] for part in spiking_parts(runner.model).values()} == {'signed'}
+    assert metrics['coco/bbox_mAP'] > .5
+    # What reads no spikes, as a pyramid's output convolutions, multiplies at each step, and is paid for.
+    graded, analog, events = (metrics[f'spike/{key}'] for key in (
+        'graded_operations', 'analog_macs', 'event_operations'))
+    assert graded > .1 * metrics['spike/ann_macs']
+    ann = 4.6 * (metrics['spike/ann_macs'] + metrics['spike/other_macs'])
+    assert metrics['spike/event_energy_ratio'] == pytest.approx((4.6 * (graded + analog) + .9 * events) / ann, rel=1e-3)
+    shares = [value for key, value in metrics.items() if key.endswith('_event_share')]
+    assert sum(shares) == pytest.approx(metrics['spike/event_energy_ratio'], rel=1e-3)
 
 
 def raw_errors(model, batch):

@@ -114,6 +114,32 @@ def test_first_table_says_what_the_others_say():
         assert (said[0].replace(' ', ''), said[1]) == (kept.replace(' ', ''), energy), row
 
 
+def test_scores_that_stand_on_several_pages_are_the_same():
+    """Those of the model zoo, and the results on CIFAR-10."""
+    def cells(page, head):
+        return cells_of(next(rows for _, rows in markdown_tables((ROOT / page).read_text())
+                             if ' | '.join(rows[0]).startswith(head)))
+
+    digits, bccd, networks = (cells(page, head) for page, head in (
+        ('docs/detectors.md', 'detector |  | T'), ('docs/detectors.md', 'blood cells |'),
+        ('docs/paper_networks.md', 'network |')))
+    zoo = next(rows for _, rows in markdown_tables(readme()) if rows[0][0] == 'ANN')
+    for name, data, score, *_ in zoo[1:]:
+        detector = re.search(r'RetinaNet|Faster R-CNN|ResNet-20', name)[0]
+        if detector == 'ResNet-20':
+            own = networks['ResNet-20 (4x), `configs/resnet_cifar/resnet20-4x_cifar10.py`', 'top-1, 10,000 test images']
+        else:
+            own = (bccd if 'blood' in data else digits)[f'{detector}, ANN', 'mAP']
+        assert score.split()[0] == own, name
+    results = cells('docs/results.md', 'method (ANN')
+    by_method, signed = cells('docs/classification.md', 'method (ANN'), cells('docs/signed.md', 'T | top-1')
+    for (row, column), said in results.items():
+        if column != 'levels a step' and said != '–':
+            own = (signed[column.removeprefix('T = '), 'top-1, %'] if row.startswith('`signed`')
+                   else by_method[row, column])
+            assert said == own, (row, column)
+
+
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r'[\w/]+\.md', re.sub('#.*', '', (ROOT / 'mkdocs.yml').read_text())))
     assert listed == {path.name for path in DOCS.glob('*.md')}

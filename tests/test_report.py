@@ -293,7 +293,7 @@ def test_page_needs_nothing_else(name, request):
     assert f'<b>{ann[metric]:.{places}f} ± {2 * standard_error(ann["scores_without"]):.{places}f}</b>' in text
     assert '<h1>RetinaNet with ResNet-50 on ' in text if name == 'detector' else '<h1>CifarResNet-8 on ' in text
     assert f'{ann["tested"]} of {4 if name == "detector" else 12} test images' in text
-    means = {key: (sum(row[metric] for row in group), sum(row['spike/snn_energy'] for row in group))
+    means = {key: (sum(row[metric] for row in group), sum(row['spike/event_energy_ratio'] for row in group))
              for key, group in by_method(rows).items()}
     best = max(score for score, _ in means.values())
     pipeline, steps = min((key for key, (score, _) in means.items() if score >= .99 * best),
@@ -362,12 +362,14 @@ def test_stages_of_names():
         ('stem', 1, 1), ('layer1', 2, 2), ('head', 3, 4)]
     assert stages(['backbone_features_0_activate', 'backbone_stages_1_0_act', 'head_layers_0_act']) == [
         ('features', 1, 1), ('stages 1', 2, 2), ('head', 3, 3)]
+    assert stages(['layer1_relu', 'neck_conv_identity', 'add_identity', 'neck_fpn_identity', 'head_relu', 'x']) == [
+        ('layer1', 1, 1), ('neck', 2, 4), ('head', 5, 6)], 'a sum within a stage belongs to it'
     assert stages([f'layer{number}_relu' for number in range(20)]) == [], 'too many to name'
 
 
 def test_the_cheapest_run_near_the_best():
     def row(score, energy):
-        return [dict(score=score, **{'spike/snn_energy': energy})]
+        return [dict(score=score, **{'spike/event_energy_ratio': energy})]
 
     groups = {('none', 8): row(.5, 1.), ('light', 8): row(.793, 2.), ('signed', 8): row(.8, 3.),
               ('signed', 16): row(.79, 1.)}

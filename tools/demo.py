@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parent.parent
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(ROOT / 'tools')]
 
-from mmsnn.experiments.demo import DETECTORS, METHODS, TIME_STEPS, Demo, complete, jobs_of, tour, write_table
+from mmsnn.experiments.demo import DETECTORS, METHODS, TABLE_4, TIME_STEPS, Demo, complete, jobs_of, tour, write_table
 from mmsnn.machine import CORES
 
 
@@ -35,9 +35,10 @@ def main() -> None:
     parser.add_argument('--data', choices=['digits', 'bccd'], default='digits')
     parser.add_argument('--time-steps', type=int, nargs='+', default=TIME_STEPS, help='of the table')
     parser.add_argument('--pipelines', nargs='+', default=list(METHODS), metavar='NAME[:OPTION=VALUE,..]',
-                        help='of the table: as configs are named (whole-differential is another), with options of '
-                        'their CalibrationHook')
-    parser.add_argument('--detectors', choices=DETECTORS, nargs='+', default=list(DETECTORS), help='of the table')
+                        help='of the table: as configs are named (whole-differential, whole-signed and '
+                        'whole-advanced are others), with options of their CalibrationHook')
+    parser.add_argument('--detectors', choices=DETECTORS, nargs='+', default=list(TABLE_4),
+                        help='of the table; FCOS and YOLOX have whole-differential alone, on the digits')
     parser.add_argument('--workers', type=int, default=CORES, help='rows computed at the same time')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/demo (digits), work_dirs/demo_bccd')
     parser.add_argument('--restart', action='store_true', help='forget what earlier runs found')

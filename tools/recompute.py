@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from _tables import TABLES
+from _tables import LEFT_OUT, TABLES
 
 from mmsnn.experiments.recompute import recompute
 
@@ -54,7 +54,10 @@ def main() -> None:
             found = [str(error)]
         print('\n'.join(f'  {line}' for line in found or ['as on the page']), flush=True)
         differing += bool(found)
-    if not args.list:
+    if args.list:
+        for reason, places in LEFT_OUT.items():
+            print(f'left out, {reason}: {", ".join(f"{page}: {head}".strip(": ") for page, head in places)}')
+    else:
         print(f'{differing} of {len(chosen) - left} tables differ' + f'; {left} were not begun' * bool(left))
     sys.exit(1 if differing else 0)
 

@@ -20,8 +20,8 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[B
                    progress: bool = False) -> dict[str, Tensor]:
     """Relative error of each channel of each layer of neurons, the whole network spiking.
 
-    With the ANN's activations x and the mean of the spikes over T steps, both summed over images and positions
-    [section 3.4]::
+    With the ANN's activations x and the mean of the spikes over T steps (of neurons that send changes, their sum), both
+    summed over images and positions [section 3.4]::
 
         error = sum (x - mean of s(t))**2 / sum x**2
 
@@ -44,7 +44,7 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[B
         ((_, sums),) = simulation.sums(values, [snn.time_steps], chunk_steps=snn.chunk_steps)
         for node, twin in watched.items():
             activation = activations[twin]
-            error = activation - sums[node] / snn.time_steps
+            error = activation - (sums[node] / snn.time_steps if snn.coding == 'rate' else sums[node])
             found = torch.stack([value.movedim(1, 0).flatten(1).square().sum(1, dtype=torch.float64)
                                  for value in (error, activation)])
             name = neuron_name(node)

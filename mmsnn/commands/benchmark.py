@@ -21,13 +21,14 @@ from pathlib import Path
 from .arguments import add_size, positive
 
 WHAT = 'simulation', 'memory', 'calibration', 'shapes', 'breakdown', 'events'
-NETWORKS = 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenet_v2'
+NETWORKS = 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'mobilenet_v2', 'retinanet'
 CANDIDATES = 'plain', 'compiled', 'bfloat16', 'int8', 'naive', 'spikingjelly'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('what', choices=WHAT)
-    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'])
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'],
+                        help='backbones, or the whole RetinaNet of the zoo with ResNet-50 (default: resnet50)')
     add_size(parser, default=[224, 224])
     parser.add_argument('--time-steps', type=positive, nargs='+', default=[8])
     parser.add_argument('--candidates', nargs='+', choices=CANDIDATES, default=list(CANDIDATES))

@@ -7,6 +7,9 @@ from torch import Tensor, fx, nn
 from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
 from ..conversion.placing import trace
+from ..neurons.model import NEURONS
+from ..neurons.pipelines import make_pipeline
+from ..openmmlab.parts import Dense
 from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork
 from ..simulation.operations import module_of
@@ -14,17 +17,25 @@ from ..simulation.plan import Plan, evaluate, is_neuron, neuron_of
 
 NETWORKS: dict[str, dict] = {**{f'resnet{depth}': dict(type='ResNet', depth=depth) for depth in (18, 34, 50, 101)},
             'mobilenet_v2': dict(type='MobileNetV2', out_indices=(7,))}
+DETECTORS = {'retinanet': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'}  # of which all spikes
+PARTS = 'backbone', 'neck', 'bbox_head'
 FAST: dict[str, dict] = {'plain': {}, 'compiled': dict(compile=True), 'bfloat16': dict(compile=True, dtype='bfloat16'),
                          'int8': dict(compile=True, dtype='int8')}
 
 
 def build(name: str, device: str) -> nn.Module:
-    """A backbone of mmdet with random weights: time does not depend on them."""
+    """A backbone of mmdet, or a detector up to its head's raw outputs, with random weights: time does not depend on
+    them."""
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
+    from mmengine.hub import get_config
     register_all_modules()
     torch.manual_seed(0)
-    ann = MODELS.build(dict(NETWORKS[name]))
+    if name in DETECTORS:
+        detector = MODELS.build(get_config(DETECTORS[name]).model)
+        ann: nn.Module = Dense({part: getattr(detector, part) for part in PARTS}, PARTS[-1], keep=False)
+    else:
+        ann = MODELS.build(dict(NETWORKS[name]))
     ann.eval()
     return ann.requires_grad_(False).to(device)
 
@@ -35,7 +46,9 @@ def small_image(ann: nn.Module) -> Tensor:
 
 def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> SpikingNetwork:
     """Convert, with the neurons of a pipeline; a small image is enough for that."""
-    snn = convert_network(ann, time_steps, **options)
+    # As the wrappers' configs do it: a whole detector for the neurons of the pipeline, a backbone for a rate code.
+    coding = NEURONS[make_pipeline(pipeline).neuron].coding if isinstance(ann, Dense) else 'rate'
+    snn = convert_network(ann, time_steps, coding=coding, **options)
     calibrate(snn, [small_image(ann)], pipeline, progress=False, weights=False, bias=False, potential=None)
     return snn
 

@@ -14,13 +14,17 @@ from ..files import save_json
 from .jobs import run_jobs
 from .methods import split_pipeline
 
-DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn'}
+DETECTORS = {'RetinaNet': 'retinanet_r50-thin_fpn', 'Faster R-CNN': 'faster-rcnn_r50-thin_fpn',
+             'FCOS': 'fcos_r50-thin_fpn_gn-head', 'YOLOX': 'yolox_thin'}
+TABLE_4 = 'RetinaNet', 'Faster R-CNN'  # the others spike as a whole only
 WEIGHTS = 'signed:weights=True,iterations=200,learning_rate=0.003'
 METHODS = {'none': 'Baseline', 'light': 'Baseline + LCP', 'advanced': 'Baseline + ACP', 'signed': 'Signed bursts',
            WEIGHTS: 'Signed bursts, and weights'}
 WHOLE = 'whole-differential'  # backbone, neck and heads
 # What a row tells of the cost of an image: results of SpikeMetric.
-COSTS = 'event_operations', 'synaptic_operations', 'event_energy_ratio', 'energy_ratio', 'ann_macs', 'other_macs'
+COSTS = ('event_operations', 'synaptic_operations', 'event_energy_ratio', 'energy_ratio', 'ann_macs', 'other_macs',
+         'graded_operations')
+SHARES = '_ann_share', '_event_share'  # of each part in the ANN's energy
 TIME_STEPS = 8, 16, 32, 64
 SCENE = 3  # test image of the first picture
 # The tour's share of Table 4, the best value for the time first, and how much of its time the table may take.
@@ -81,8 +85,8 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
 
     Returns:
         The row of the table, or None if it was too late: the score, and of a spiking network what :data:`COSTS` names
-        (per image, neck and head included in the energies) and ``levels``, the values that a neuron can emit in one
-        step.
+        (per image, neck and head included in the energies), each part's :data:`SHARES`, and ``levels``, the values that
+        a neuron can emit in one step.
     """
     from mmengine.config import Config
     from mmengine.runner import Runner
@@ -116,6 +120,8 @@ def evaluate(demo: Demo, job: Job, picture: Path | None = None, deadline: float 
                 neurons = [neuron for part in spiking_parts(runner.model).values()
                            for neuron in part.snn.neurons.values()]
                 row |= {key: metrics[f'spike/{key}'] for key in COSTS}
+                row['shares'] = {key.removeprefix('spike/'): value for key, value in metrics.items()
+                                 if key.endswith(SHARES)}
                 row['levels'] = max(neuron.rule.values for neuron in neurons)
             if picture is not None:
                 from .comparison import draw_comparison
@@ -236,7 +242,7 @@ def make_page(demo: Demo, detector: str, time_steps: tuple[int, ...], images: in
     return out / 'index.html'
 
 
-def tour(demo: Demo, workers: int, minutes: float = 10., detectors=tuple(DETECTORS), pipelines=TOUR_PIPELINES,
+def tour(demo: Demo, workers: int, minutes: float = 10., detectors=TABLE_4, pipelines=TOUR_PIPELINES,
          time_steps=TOUR_TIME_STEPS, page_images: int = 12) -> None:
     """Show a first picture, a part of the table, and a page, within a time that ordinary machines keep.
 

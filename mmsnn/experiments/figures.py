@@ -23,12 +23,13 @@ def stages(names: Iterable[str]) -> list[tuple[str, int, int]]:
     """The stages of a network, from the names of its layers of neurons in order: name, first and last layer, from 1 on.
 
     Names are as in the traced graph: ``layer1_0_relu``, ``backbone_layer1_0_relu``. What comes before the first stage
-    is the ``stem``, what belongs to none behind it the ``head``. None at all where there are too many to name.
+    is the ``stem``; what belongs to none behind it, as sums do, to the stage around it, or else to the ``head``. None
+    at all where there are too many to name.
     """
     found: list[str] = []
     for name in names:
         words = re.split(r'[._]', name)
-        stage = 'stem' if set(found) <= {'stem'} else 'head'
+        stage = 'stem' if set(found) <= {'stem'} else ''
         for word, following in zip(words, [*words[1:], '']):
             if word in NUMBERED and following.isdigit():
                 stage = f'{word} {following}'
@@ -38,6 +39,10 @@ def stages(names: Iterable[str]) -> list[tuple[str, int, int]]:
                 continue
             break
         found.append(stage)
+    around = [(before, next(filter(None, found[place:]), '')) for place, before in enumerate(found)]
+    for place, (stage, behind) in enumerate(around):
+        if not stage:
+            found[place] = behind if behind == found[place - 1] else 'head'
     groups, start = [], 1
     for stage, members in groupby(found):
         end = start + len(list(members))
@@ -95,11 +100,12 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
 
 
 def energy_parts(row: dict, ann: bool = False) -> dict[str, float]:
-    """What SpikeMetric's estimate of the energy consists of, millijoule per image."""
+    """What SpikeMetric's estimate of the energy consists of, millijoule per image; a spike of any size is one addition.
+    """
     from ..openmmlab.metrics import ADDITION_PICOJOULE, MAC_PICOJOULE
-    macs = row['spike/ann_macs'] if ann else row['spike/analog_macs']
+    macs = row['spike/ann_macs'] if ann else row['spike/analog_macs'] + row['spike/graded_operations']
     parts = {'multiply-accumulates': macs * MAC_PICOJOULE * 1e-9,
              'those of parts that never spike': row['spike/other_macs'] * MAC_PICOJOULE * 1e-9}
     if not ann:
-        parts['additions caused by spikes'] = row['spike/synaptic_operations'] * ADDITION_PICOJOULE * 1e-9
+        parts['additions caused by spikes'] = row['spike/event_operations'] * ADDITION_PICOJOULE * 1e-9
     return parts

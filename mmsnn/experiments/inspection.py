@@ -71,9 +71,13 @@ class Inspector(Worker):
                                         max_rate=pipeline.max_rate))
 
     def layers(self, job: dict) -> dict:
-        """Errors before and after calibration, thresholds, firing rates and memory of the network just tested."""
+        """Errors before and after calibration, thresholds, firing rates and memory of the network just tested.
+
+        Of a detector with several spiking parts these are of the first; ``parts`` has the operations of all.
+        """
         from mmsnn.analysis.errors import box, parameter_bytes
         from mmsnn.openmmlab.metrics import SpikeMetric
+        from mmsnn.openmmlab.wrapper import spiking_parts
         runner, hook, part = self.spiking_runner()
         batches, histograms = self.calibration_data()
         images, chosen = 0, []
@@ -88,7 +92,7 @@ class Inspector(Worker):
         layers = [dict(name=name, threshold=float(neuron.threshold.mean()), **metric.layers[name],
                        before=box(before[name]), after=box(after[name])) for name, neuron in part.snn.neurons.items()]
         return dict(layers=layers, error_images=images, memory=parameter_bytes(part.snn, ann),
-                    settings=part.snn.settings)
+                    settings=part.snn.settings, parts=metric.parts, spiking=list(spiking_parts(runner.model)))
 
     def uncalibrated(self, job: dict):
         """The job's network with its thresholds and neurons, but nothing calibrated."""

@@ -73,10 +73,10 @@ def by_method(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
 
 
 def cheapest(groups: dict[tuple[str, int], list[dict]], metric: str) -> tuple[str, int]:
-    """Pipeline and T of the run that spends least energy, of those whose score is within 1 % of the best."""
+    """Pipeline and T of the run that spends least energy, by events, of those whose score is within 1 % of the best."""
     scores = {key: statistics.mean(row[metric] for row in group) for key, group in groups.items()}
     near = [key for key, score in scores.items() if score >= NEAR * max(scores.values())]
-    return min(near, key=lambda key: statistics.mean(row['spike/snn_energy'] for row in groups[key]))
+    return min(near, key=lambda key: statistics.mean(row['spike/event_energy_ratio'] for row in groups[key]))
 
 
 def two_errors(row: dict, ann: dict | None = None, unit: float = 1.) -> float | None:

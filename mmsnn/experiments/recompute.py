@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Table:
         needs: files and folders without which a machine cannot run them.
         minutes: what they take of one core, about.
         under: the heading that the table stands under, where several on the page begin alike.
+        rows: which of its rows these are, where other commands compute the rest.
     """
 
     page: str
@@ -40,10 +41,11 @@ class Table:
     needs: tuple[str, ...] = ()
     minutes: float = 1.
     under: str = ''
+    rows: str = ''
 
     @property
     def name(self) -> str:
-        return f'{self.page}: {self.under and self.under + ": "}{self.head}'
+        return f'{self.page}: {self.under and self.under + ": "}{self.head}{self.rows and f" ({self.rows})"}'
 
     def missing(self, root: Path) -> list[str]:
         """What the commands need and this machine has not."""
@@ -73,9 +75,13 @@ def cells_of(rows: list[list[str]]) -> Cells:
     """Cells by row and column.
 
     A row is named by its cells up to T where there is a column T, otherwise by as many as tell the rows apart; an empty
-    first cell is that of the row before.
+    first cell is that of the row before. A column whose name comes again is told apart by the column before it.
     """
     columns, *lines = rows
+    unique = [column for column in columns if columns.count(column) == 1]
+    columns = [column if column in unique else
+               f'{column} ({next((other for other in reversed(columns[:place]) if other in unique), "")})'
+               for place, column in enumerate(columns)]
     for before, line in zip(lines, lines[1:]):
         line[0] = line[0] or before[0]
     keys = columns.index('T') + 1 if 'T' in columns else next(
@@ -85,6 +91,11 @@ def cells_of(rows: list[list[str]]) -> Cells:
             for line in lines for column, cell in zip(columns[keys:], line[keys:]) if cell}
 
 
+def is_table(heading: str, rows: list[list[str]], head: str, under: str = '') -> bool:
+    """Whether a table under a heading begins with ``head``."""
+    return ' | '.join(rows[0]).startswith(head) and under in heading
+
+
 def page_cells(table: Table, root: Path) -> Cells:
     """What the page says.
 
@@ -92,8 +103,7 @@ def page_cells(table: Table, root: Path) -> Cells:
         ValueError: the page has no such table.
     """
     for heading, rows in markdown_tables((root / table.page).read_text()):
-        first = '| ' + ' | '.join(rows[0])
-        if first.startswith(f'| {table.head}') and table.under in heading:
+        if is_table(heading, rows, table.head, table.under):
             return cells_of(rows)
     raise ValueError(f"{table.page} has no table that begins with '| {table.head}'")
 
@@ -125,58 +135,6 @@ def equal(said: str, value: float, roughly: float = 0.) -> bool:
     """Whether a number on a page is a value, rounded to the page's digits, or off by a share of it at most."""
     digits = len(said.partition('.')[2])
     return abs(float(said.replace(',', '')) - value) <= .5 * 10 ** -digits + roughly * abs(value) + 1e-9
-
-
-def markdown(path: str, head: str = '', rows: Mapping[str, str] | None = None,
-             only: Callable[[str], bool] = lambda row: True) -> Callable[[Path], Cells]:
-    """Read a table that a command has written to a file.
-
-    Args:
-        path: of the file, from the repository on.
-        head: how its first line begins, where the file has several.
-        rows: what the page calls a row -> what the file calls it; by default all rows, by their own names.
-        only: which of the page's rows.
-    """
-    def read(folder: Path) -> Cells:
-        for _, lines in markdown_tables(Path(path).read_text()):
-            if ('| ' + ' | '.join(lines[0])).startswith(f'| {head}'):
-                cells = cells_of(lines)
-                named = {own: page for page, own in rows.items()} if rows else {row: row for row, _ in cells}
-                return {(named[row], column): text for (row, column), text in cells.items()
-                        if row in named and only(named[row])}
-        raise ValueError(f"{path} has no table that begins with '| {head}'")
-    return read
-
-
-def transposed(*sources: tuple[str, Callable[[Path], Cells]]) -> Callable[[Path], Cells]:
-    """Read tables of one row each, whose columns are the rows of the page: (column of the page, reader) for each."""
-    return lambda folder: {(column.removeprefix('T = '), name): text for name, read in sources
-                           for (_, column), text in read(folder).items()}
-
-
-def printed(*rows: tuple[str, Mapping[str, tuple[str, float]]]) -> Callable[[Path], Cells]:
-    """Read metrics that test scripts have printed.
-
-    Args:
-        rows: for each command the row of the page, and for each column the metric and the unit that it is given in.
-    """
-    def read(folder: Path) -> Cells:
-        cells = {}
-        for number, (row, columns) in enumerate(rows):
-            text = (folder / f'{number}.log').read_text()
-            for column, (metric, unit) in columns.items():
-                values = re.findall(rf'\b{re.escape(metric)}: (-?[\d.]+)', text)
-                if not values:
-                    raise ValueError(f'{folder / f"{number}.log"} has no {metric}')
-                cells[row, column] = f'{float(values[-1]) / unit:.6g}'
-        return cells
-    return read
-
-
-def stored(path: str, place: Callable[[dict], Cells]) -> Callable[[Path], Cells]:
-    """Read ``table.json`` of tools/demo.py; ``place`` says which cells of the page a row fills, and with what."""
-    return lambda folder: {cell: text for row in json.loads(Path(path).read_text())
-                           for cell, text in place(row).items()}
 
 
 def recompute(table: Table, root: Path, folder: Path, show: Callable[[str], None] = print) -> list[str]:

@@ -64,7 +64,8 @@ def make_report(config: str, checkpoint: str, pipelines: Sequence[str], time_ste
     except ValueError as error:
         raise ValueError(f'{error} (another --out, or --restart, forgets earlier runs)') from error
     # Rows of earlier versions lack what the page shows of the first seed.
-    stored['rows'] = [row for row in stored['rows'] if row['seed'] or 'scores_without' in row]
+    wanted = dict(ann='scores_without')
+    stored['rows'] = [row for row in stored['rows'] if row['seed'] or wanted.get(row['pipeline'], 'parts') in row]
     cfg = derive(cfg, num_images, test_images, out)
     temporary = out / 'config.tmp.py'
     cfg.dump(temporary)
