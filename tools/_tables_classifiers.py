@@ -70,11 +70,6 @@ CLASSIFIERS = [
         for name, how in (('light', 'nir --double'), ('light', 'nir'), ('light', 'onnx'), ('signed', 'onnx'))),
         exported('`light`, NIR, float64 on both sides', '`light`, NIR, float32', '`light`, ONNX, float32',
                  '`signed`, ONNX, float32'), CIFAR, 5),
-    Table('docs/near_lossless.md', 'levels | pipeline | T | top-1', tuple(
-        sweep(SIGNED, f'by-levels-{steps}', f'--time-steps {steps} --pipelines {names} --seeds 3') for steps, names in (
-            (2, 'bursts:levels=9 bursts'), (3, 'differential:levels=9 differential'),
-            (4, 'bursts:levels=5 differential:levels=9'))),
-        read.by_levels(*(f'by-levels-{steps}' for steps in (2, 3, 4))), CIFAR, 200),
     *(Table('docs/signed.md', f'{name}T | top-1', (sweep(
         model, folder, f'--time-steps {steps} --pipelines signed --seeds 5 --ceiling{options}'),),
         read.over_time(folder), needs, minutes) for name, model, folder, steps, options, needs, minutes in (

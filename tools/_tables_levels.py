@@ -1,0 +1,22 @@
+"""Commands of the tables of docs/near_lossless.md about classifiers; see tools/_tables.py."""
+from _tables_classifiers import CIFAR, IMAGENET, MOBILENET, ON_IMAGENET, SIGNED
+
+from mmsnn.experiments import readers as read
+from mmsnn.experiments.readers import sweep
+from mmsnn.experiments.recompute import Table
+
+FINER = 'differential:levels=9,settling_steps=3,narrowing=3,dead_zone=0.55'
+BY_LEVELS = {2: 'bursts:levels=9 bursts', 3: 'differential:levels=9 differential',
+             4: f'bursts:levels=5 differential:levels=9 {FINER}', 8: 'signed:levels=3', 16: 'signed:levels=3'}
+DEEP = {4: 'differential', 8: 'differential:settling_steps=3 differential differential:sizes=7'}
+CHANGES = ' model.coding=differential custom_hooks.0.num_images=100 custom_hooks.0.memory_gb=3'
+LEVELS = [
+    Table('docs/near_lossless.md', 'levels | pipeline | T | top-1', tuple(
+        sweep(SIGNED, f'by-levels-{steps}', f'--time-steps {steps} --pipelines {names} --seeds 3')
+        for steps, names in BY_LEVELS.items()),
+        read.by_levels(*(f'by-levels-{steps}' for steps in BY_LEVELS)), CIFAR, 300),
+    Table('docs/near_lossless.md', 'MobileNetV2, levels', tuple(
+        sweep(MOBILENET.format('advanced'), f'deep-{steps}',
+              f'--time-steps {steps} --pipelines {names} {ON_IMAGENET}{CHANGES}') for steps, names in DEEP.items()),
+        read.by_levels(*(f'deep-{steps}' for steps in DEEP)), IMAGENET, 60),
+]
