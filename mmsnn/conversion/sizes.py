@@ -1,11 +1,9 @@
 """Tracing networks that decide by sizes: an example's sizes are known while its operations are recorded."""
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from .tracers import Proxy, Tracer
 
@@ -144,36 +142,3 @@ class SizedTracer(Tracer):
         if self.values(obj):
             return iter([obj[index] for index in range(len(obj))])  # type: ignore[arg-type, index]
         return super().iter(obj)
-
-
-class _IntegerType(type):
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, int)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, int)
-
-    def __call__(cls, *args: Any) -> Any:
-        if args and isinstance(args[0], fx.Proxy):
-            return args[0].tracer.create_proxy('call_function', int, args, {})
-        return int(*args)
-
-
-class _Integer(int, metaclass=_IntegerType):
-    """``int`` that records the rounding of a size which depends on the number of images."""
-
-
-@contextmanager
-def integers(network: nn.Module | None) -> Iterator[None]:
-    """Let ``int(...)`` in the sources of a network's modules be recorded; Python itself would ask for a number."""
-    spaces = {} if network is None else {name: vars(sys.modules[name]) for module in network.modules()
-                                         for name in (cls.__module__ for cls in type(module).__mro__)
-                                         if name in sys.modules and not name.startswith(('torch.', 'builtins'))}
-    changed = [space for space in spaces.values() if 'int' not in space]
-    for space in changed:
-        space['int'] = _Integer
-    try:
-        yield
-    finally:
-        for space in changed:
-            del space['int']

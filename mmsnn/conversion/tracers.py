@@ -7,14 +7,42 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from ..simulation.operations import reads_shape
+from .arithmetic import recorded_sizes
 from .baking import is_plain
+from .branches import passing
 from .ranks import compared_rank
+
+# Their modules compute a deterministic function of their inputs, also where torch.fx cannot look into it: operators
+# compiled from C++, such as deformable convolutions.
+COMPILED = 'mmcv.ops.', 'torchvision.ops.'
 
 
 class Proxy(fx.Proxy):
-    """Records ``+=`` and the like as what they are; torch.fx records an addition that leaves its operand alone."""
+    """A value that is recorded, and says that it is a tensor where a network asks.
+
+    ``+=`` and the like, and ``x[...] = value``, are recorded as what they are; torch.fx records an addition that leaves
+    its operand alone, and no assignment.
+    """
+
+    @property
+    def __class__(self):  # what isinstance() asks, beside type()
+        return Proxy if reads_shape(self.node) else Tensor
+
+    @property
+    def _is_param(self) -> bool:  # what isinstance(x, nn.Parameter) asks a tensor
+        return False
+
+    _is_buffer = _is_param
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy('call_function', operator.setitem, (self, index, value), {})
+
+    def __bool__(self) -> bool:
+        outcome = passing(inspect.currentframe().f_back)  # type: ignore[union-attr]
+        return super().__bool__() if outcome is None else outcome
 
     def _in_place(self, operation, other):
         return self.tracer.create_proxy('call_function', operation, (self, other), {})
@@ -28,6 +56,10 @@ class Proxy(fx.Proxy):
 class Tracer(fx.Tracer):
     """Traces into everything it can; what it cannot trace stays one opaque node, to be reported with its reason."""
 
+    def trace(self, root, concrete_args=None) -> fx.Graph:
+        with recorded_sizes(root):
+            return super().trace(root, concrete_args)
+
     def proxy(self, node):
         return Proxy(node, self)
 
@@ -36,6 +68,8 @@ class Tracer(fx.Tracer):
         return super().to_bool(obj) if outcome is None else outcome
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if m._forward_hooks or m._forward_pre_hooks:
+            return False  # they may change what it computes: to be recorded with it
         return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))
 
     def call_module(self, module, forward, args, kwargs):
@@ -45,11 +79,14 @@ class Tracer(fx.Tracer):
         except Exception as error:  # whatever a user's forward() does with a proxy instead of a tensor
             self.scope, self.module_stack = scope, stack  # torch.fx leaves them where the error happened
             node = self.create_proxy('call_module', self.path_of_module(module), args, kwargs)
-            node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
+            if not type(module).__module__.startswith(COMPILED):
+                node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
             return node
 
     def create_arg(self, a: Any) -> Any:
         """Keep the type of ordered dictionaries and named tuples, which the ANN may return."""
+        if isinstance(a, fx.Proxy):
+            return a.node
         if isinstance(a, OrderedDict) and not hasattr(a, '__dataclass_fields__'):
             return self.create_node('call_function', type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
         if isinstance(a, tuple) and hasattr(a, '_fields'):
@@ -69,7 +106,7 @@ class Tracer(fx.Tracer):
 
         def forward(*values: Any) -> Any:
             given = list(zip(wanted, values))
-            return self.root.forward(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
-                                     **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
+            return self.root._call_impl(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
+                                        **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
 
         return forward, proxies

@@ -53,6 +53,15 @@ def _several_vary(given: Arguments, varies: set[fx.Node]) -> str | None:
     return 'several varying operands' if sum(node in varies for node in _nodes_in(given['args'])) > 1 else None
 
 
+def assigned(input: Tensor, index: Any, value: Any) -> Tensor:
+    """What ``input[index] = value`` makes of a tensor; the tensor itself stays as it was."""
+    if issubclass(type(input), fx.Proxy):  # unpickling a graph traces it anew
+        return cast(Any, input).tracer.create_proxy('call_function', assigned, (input, index, value), {})
+    result = input.clone()
+    result[index] = value
+    return result
+
+
 _FIRST, _PRODUCT, _LAYER = Affine(), Affine('input | other'), Affine('input bias | weight bias')
 # By the name that they have in torch or as methods of tensors.
 AFFINE_OPERATIONS: dict[str, Affine] = dict.fromkeys((
@@ -85,7 +94,7 @@ AFFINE_FUNCTIONS: dict[object, Affine] = {
     F.pad: Affine('input value'), F.bilinear: Affine('input1 bias | input2 bias | weight bias'),
     F.batch_norm: Affine('input bias | weight bias', _uses_batch), F.instance_norm: Affine('input', _uses_image),
     torch.split: Affine('tensor'), torch.tensordot: Affine('a | b'), torch.einsum: Affine('args', _several_vary),
-    torch.where: Affine('input other'),
+    torch.where: Affine('input other'), assigned: Affine('input value'),
     operator.add: Affine('a b'), operator.sub: Affine('a b'), operator.neg: Affine('a'), operator.pos: Affine('a'),
     operator.getitem: Affine('a'), operator.mul: Affine('a | b'), operator.matmul: Affine('a | b'),
     operator.truediv: Affine('a')}
@@ -114,7 +123,9 @@ MAX_POOL_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d
                       F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 
 # They read shapes, not values.
-SHAPE_METHODS = {'size', 'dim', 'numel', 'ndimension', 'stride', 'get_device', 'is_floating_point'}
+SHAPE_METHODS = {'size', 'dim', 'numel', 'ndimension', 'stride', 'get_device', 'is_floating_point', 'new_zeros',
+                 'new_ones', 'new_empty'}
+SHAPE_FUNCTIONS = {torch.zeros_like, torch.ones_like, torch.empty_like}
 SHAPE_ATTRIBUTES = ('shape', 'ndim', 'device', 'dtype', 'is_cuda', 'layout')
 
 OUT_OF_PLACE: dict[object, Callable] = {
@@ -197,6 +208,8 @@ def reads_shape(node: fx.Node) -> bool:
         return False
     if node.target is getattr:
         return node.args[1] in SHAPE_ATTRIBUTES
+    if node.target in SHAPE_FUNCTIONS:
+        return True
     return bool(node.all_input_nodes) and all(map(reads_shape, node.all_input_nodes))
 
 
