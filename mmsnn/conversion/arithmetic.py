@@ -15,24 +15,28 @@ import torch
 from torch import Tensor, fx, nn
 
 CONSTRUCTORS = 'zeros', 'ones', 'full', 'empty', 'rand', 'randn', 'arange', 'eye'
-METHODS = 'expand', 'repeat', 'tile', 'view', 'reshape', 'new_zeros', 'new_ones', 'new_full', 'new_empty', 'broadcast_to'
+METHODS = 'expand', 'repeat', 'tile', 'view', 'reshape', 'new_zeros', 'new_ones', 'new_full', 'new_empty'
 
 
 @contextmanager
 def recorded_sizes(network: nn.Module) -> Iterator[None]:
     """Let functions of sizes be recorded, in torch and in the packages that a network's modules come from."""
     classes = {cls for module in network.modules() for cls in type(module).__mro__}
-    packages = {cls.__module__.partition('.')[0] for cls in classes} - {'builtins', 'torch', 'abc', 'typing'}
+    packages = {cls.__module__.partition('.')[0] for cls in classes} - {'builtins', 'torch', 'abc', 'typing', 'mmsnn'}
     spaces = [vars(module) for name, module in list(sys.modules.items()) if name.partition('.')[0] in packages]
     # Networks that torch.fx has made have their own.
-    spaces += [cls.forward.__globals__ for cls in classes if '<eval_with_key>' in str(
-        getattr(getattr(cls, 'forward', None), '__code__', ''))]
+    spaces += [vars(cls)['forward'].__globals__ for cls in classes if '<eval_with_key>' in str(
+        getattr(vars(cls).get('forward'), '__code__', ''))]
     with ExitStack() as stack:
         for space in spaces:
             for name, function in _PYTHON.items():
-                if name not in space:
-                    space[name] = function
+                if space.get(name) is getattr(builtins, name):
+                    stack.callback(space.__setitem__, name, space[name])
+                elif name in space:
+                    continue
+                else:
                     stack.callback(space.pop, name)
+                space[name] = function
         for name in CONSTRUCTORS:
             original = getattr(torch, name)
             setattr(torch, name, _recording(original))
@@ -79,22 +83,22 @@ def _recording_method(name: str) -> Callable:
 
 def _length(value: Any) -> Any:
     try:
-        return len(value)
+        return builtins.len(value)
     except (RuntimeError, TypeError):
-        if proxy_in(value) is None:
+        if not issubclass(type(value), fx.Proxy):
             raise
-        return value.tracer.create_proxy('call_function', len, (value,), {})
+        return value.tracer.create_proxy('call_function', builtins.len, (value,), {})
 
 
 class _IntegerType(type):
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, int)
+        return isinstance(instance, builtins.int)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, int)
+        return issubclass(subclass, builtins.int)
 
     def __call__(cls, *args: Any) -> Any:
-        return _recording(int)(*args)
+        return _recording(builtins.int)(*args)
 
 
 class _Integer(int, metaclass=_IntegerType):

@@ -4,7 +4,7 @@ import functools
 import inspect
 import operator
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -13,7 +13,7 @@ from ..simulation.operations import reads_shape
 from .arithmetic import recorded_sizes
 from .baking import is_plain
 from .branches import passing
-from .ranks import compared_rank
+from .ranks import compared_rank, length
 
 # Their modules compute a deterministic function of their inputs, also where torch.fx cannot look into it: operators
 # compiled from C++, such as deformable convolutions.
@@ -28,17 +28,23 @@ class Proxy(fx.Proxy):
     """
 
     @property
-    def __class__(self):  # what isinstance() asks, beside type()
+    def __class__(self):  # type: ignore[misc]  # what isinstance() asks, beside type()
         return Proxy if reads_shape(self.node) else Tensor
 
     @property
     def _is_param(self) -> bool:  # what isinstance(x, nn.Parameter) asks a tensor
         return False
 
-    _is_buffer = _is_param
+    _is_buffer = requires_grad = is_sparse = is_quantized = is_nested = _is_param
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy('call_function', operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        number = length(self.node, self.tracer.root)  # type: ignore[attr-defined]
+        if number is None:
+            raise TypeError(f'nobody knows the length of {self.node.name} while it is traced')  # list() goes on then
+        return number
 
     def __bool__(self) -> bool:
         outcome = passing(inspect.currentframe().f_back)  # type: ignore[union-attr]
@@ -66,6 +72,12 @@ class Tracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:
         outcome = compared_rank(obj.node, self.root)
         return super().to_bool(obj) if outcome is None else outcome
+
+    def iter(self, obj: fx.Proxy) -> Iterator:
+        number = length(obj.node, self.root)
+        if number is None:
+            return super().iter(obj)
+        return iter([obj[index] for index in range(number)])  # type: ignore[index]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if m._forward_hooks or m._forward_pre_hooks:

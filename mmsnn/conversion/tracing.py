@@ -103,7 +103,7 @@ def refuse(ann: nn.Module) -> None:
 
 
 def _is_put_back(node: fx.Node) -> bool:
-    """True in ``x[i] += 1``, which Python takes apart: a part of x is changed in place, then assigned to the same part."""
+    """True in ``x[i] += 1``, which Python takes apart: a part of x is changed, then assigned to where it was."""
     part = source_of(node)
     return len(node.users) == 1 and part.target is operator.getitem and all(
         user.target in (operator.setitem, assigned) and user.args == (*part.args, node) for user in node.users)
