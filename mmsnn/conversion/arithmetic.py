@@ -1,7 +1,8 @@
 """Record what Python and torch compute from sizes alone: ``int(h / 2)``, ``max(h, 7)``, ``torch.zeros(n, c)``.
 
 Where a size is a value to be recorded (torch.fx: a proxy), Python's own functions ask it for a number, and torch's
-constructors do not take it. They are replaced while a network is traced.
+constructors do not take it. Nor is a proxy a tensor, for which a network may ask. They are replaced while a network is
+traced. (A proxy that pretended to be a tensor would be taken for one by torch's compiled functions, and crash them.)
 """
 import builtins
 import functools
@@ -14,6 +15,8 @@ import numpy
 import torch
 from torch import Tensor, fx, nn
 
+from ..simulation.operations import reads_shape
+
 CONSTRUCTORS = 'zeros', 'ones', 'full', 'empty', 'rand', 'randn', 'arange', 'eye'
 METHODS = 'expand', 'repeat', 'tile', 'view', 'reshape', 'new_zeros', 'new_ones', 'new_full', 'new_empty'
 
@@ -22,7 +25,7 @@ METHODS = 'expand', 'repeat', 'tile', 'view', 'reshape', 'new_zeros', 'new_ones'
 def recorded_sizes(network: nn.Module) -> Iterator[None]:
     """Let functions of sizes be recorded, in torch and in the packages that a network's modules come from."""
     classes = {cls for module in network.modules() for cls in type(module).__mro__}
-    packages = {cls.__module__.partition('.')[0] for cls in classes} - {'builtins', 'torch', 'abc', 'typing', 'mmsnn'}
+    packages = {'__main__', *(cls.__module__.partition('.')[0] for cls in classes)} - {'builtins', 'torch', 'abc', 'typing', 'mmsnn'}
     spaces = [vars(module) for name, module in list(sys.modules.items()) if name.partition('.')[0] in packages]
     # Networks that torch.fx has made have their own.
     spaces += [vars(cls)['forward'].__globals__ for cls in classes if '<eval_with_key>' in str(
@@ -44,12 +47,22 @@ def recorded_sizes(network: nn.Module) -> Iterator[None]:
         for name in METHODS:
             setattr(Tensor, name, _recording_method(name))  # torch's own stands in the class that it derives from
             stack.callback(delattr, Tensor, name)
+        stack.callback(setattr, torch, 'is_tensor', torch.is_tensor)
+        torch.is_tensor = lambda value: is_instance(value, Tensor)
         yield
+
+
+def is_instance(value: Any, kinds: Any) -> bool:
+    """``isinstance``, for which values that are recorded are tensors unless they are made of sizes."""
+    if not isinstance(value, fx.Proxy) or reads_shape(value.node):
+        return isinstance(value, kinds)
+    return isinstance(value, kinds) or kinds is Tensor or (
+        isinstance(kinds, tuple) and any(is_instance(value, kind) for kind in kinds))
 
 
 def proxy_in(value: Any) -> fx.Proxy | None:
     """A recorded value among arguments, if there is one."""
-    if issubclass(type(value), fx.Proxy):  # isinstance() would ask the value what it stands for
+    if isinstance(value, fx.Proxy):
         return value
     children = value.values() if type(value) is dict else value if type(value) in (tuple, list) else ()
     return next((found for child in children if (found := proxy_in(child)) is not None), None)
@@ -85,7 +98,7 @@ def _length(value: Any) -> Any:
     try:
         return builtins.len(value)
     except (RuntimeError, TypeError):
-        if not issubclass(type(value), fx.Proxy):
+        if not isinstance(value, fx.Proxy):
             raise
         return value.tracer.create_proxy('call_function', builtins.len, (value,), {})
 
@@ -108,4 +121,4 @@ class _Integer(int, metaclass=_IntegerType):
 
 
 _PYTHON: dict[str, Any] = {name: _recording(getattr(builtins, name)) for name in ('max', 'min', 'round')}
-_PYTHON |= {'int': _Integer, 'len': _length}
+_PYTHON |= {'int': _Integer, 'len': _length, 'isinstance': is_instance}

@@ -26,14 +26,15 @@ DIMENSIONS = {name: dimensions + 2 for dimensions in (1, 2, 3) for name in (
 def compared_rank(node: fx.Node, root: nn.Module) -> bool | None:
     """The outcome of a comparison such as ``x.dim() > 2`` or ``x.numel() > 0``, or None where nobody can know.
 
-    Sizes are at least 1: what a network does for an empty tensor, it need not do otherwise.
+    Sizes are at least 1: what a network does for an empty tensor, it need not do otherwise. ``max(pad, 0) > 0`` is
+    taken for true: padding by nothing changes nothing.
     """
     if node.target not in COMPARISONS or len(node.args) != 2:
         return None
     left, right = node.args
     if not isinstance(left, fx.Node) or type(right) is not int:
         return None
-    if right == 0 and _is_size(left):
+    if right == 0 and (_is_size(left) or left.target is max and 0 in left.args and node.target is operator.gt):
         return bool(COMPARISONS[node.target](1, 0))
     shape = left.target is len and isinstance(left.args[0], fx.Node) and reads_shape(left.args[0])
     if left.target == 'dim' or left.target is getattr and left.args[1] == 'ndim':

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..simulation.operations import of_size
 from .tracers import Proxy, Tracer
 
 NUMBERS = 2, 3  # of images that the example is tried with: sizes that differ then depend on the number of images
@@ -68,6 +69,10 @@ class SizedTracer(Tracer):
 
     def proxy(self, node: fx.Node) -> SizedProxy:
         return SizedProxy(node, self)
+
+    def checked(self, value: fx.Proxy) -> fx.Proxy:
+        size = tuple(self.values(value)[0].shape[1:])
+        return self.create_proxy('call_function', of_size, (value, size), {})
 
     def values(self, proxy: fx.Proxy) -> tuple:
         """What a value is with each of the numbers of images; empty where that is not known."""

@@ -7,9 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from ..simulation.operations import reads_shape
 from .arithmetic import recorded_sizes
 from .baking import is_plain
 from .branches import passing
@@ -21,21 +20,12 @@ COMPILED = 'mmcv.ops.', 'torchvision.ops.'
 
 
 class Proxy(fx.Proxy):
-    """A value that is recorded, and says that it is a tensor where a network asks.
+    """Records ``+=`` and the like, and ``x[...] = value``, as what they are.
 
-    ``+=`` and the like, and ``x[...] = value``, are recorded as what they are; torch.fx records an addition that leaves
-    its operand alone, and no assignment.
+    torch.fx records an addition that leaves its operand alone, and no assignment.
     """
 
-    @property
-    def __class__(self):  # type: ignore[misc]  # what isinstance() asks, beside type()
-        return Proxy if reads_shape(self.node) else Tensor
-
-    @property
-    def _is_param(self) -> bool:  # what isinstance(x, nn.Parameter) asks a tensor
-        return False
-
-    _is_buffer = requires_grad = is_sparse = is_quantized = is_nested = _is_param
+    requires_grad = is_sparse = is_quantized = is_nested = False
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy('call_function', operator.setitem, (self, index, value), {})
@@ -97,13 +87,15 @@ class Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Keep the type of ordered dictionaries and named tuples, which the ANN may return."""
-        if isinstance(a, fx.Proxy):
-            return a.node
         if isinstance(a, OrderedDict) and not hasattr(a, '__dataclass_fields__'):
             return self.create_node('call_function', type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
         if isinstance(a, tuple) and hasattr(a, '_fields'):
             return self.create_node('call_function', type(a), tuple(map(self.create_arg, a)), {})
         return super().create_arg(a)
+
+    def checked(self, value: fx.Proxy) -> fx.Proxy:
+        """An input, as the network is to read it."""
+        return value
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
         """One placeholder for each argument without a default; those with one are not passed on, and so keep it.
@@ -117,7 +109,7 @@ class Tracer(fx.Tracer):
         proxies = [self.create_proxy('placeholder', p.name, (), {}) for p in wanted]
 
         def forward(*values: Any) -> Any:
-            given = list(zip(wanted, values))
+            given = list(zip(wanted, map(self.checked, values)))
             return self.root._call_impl(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
                                         **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
 

@@ -55,11 +55,25 @@ def _several_vary(given: Arguments, varies: set[fx.Node]) -> str | None:
 
 def assigned(input: Tensor, index: Any, value: Any) -> Tensor:
     """What ``input[index] = value`` makes of a tensor; the tensor itself stays as it was."""
-    if issubclass(type(input), fx.Proxy):  # unpickling a graph traces it anew
-        return cast(Any, input).tracer.create_proxy('call_function', assigned, (input, index, value), {})
+    if isinstance(input, fx.Proxy):  # unpickling a graph traces it anew
+        return input.tracer.create_proxy('call_function', assigned, (input, index, value), {})
     result = input.clone()
     result[index] = value
     return result
+
+
+def of_size(input: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Hand on what has a size, the number of images aside.
+
+    Raises:
+        ValueError: it has another: the network was traced with decisions and numbers that belong to this one.
+    """
+    if isinstance(input, fx.Proxy):  # as above
+        return input.tracer.create_proxy('call_function', of_size, (input, size), {})
+    if tuple(input.shape[1:]) != tuple(size):
+        raise ValueError(f'this network was converted for inputs of size {tuple(size)}, this one has '
+                         f'{tuple(input.shape[1:])}: resize it, or convert again with example=...')
+    return input
 
 
 _FIRST, _PRODUCT, _LAYER = Affine(), Affine('input | other'), Affine('input bias | weight bias')
@@ -95,6 +109,7 @@ AFFINE_FUNCTIONS: dict[object, Affine] = {
     F.batch_norm: Affine('input bias | weight bias', _uses_batch), F.instance_norm: Affine('input', _uses_image),
     torch.split: Affine('tensor'), torch.tensordot: Affine('a | b'), torch.einsum: Affine('args', _several_vary),
     torch.where: Affine('input other'), assigned: Affine('input value'),
+    of_size: _FIRST,
     operator.add: Affine('a b'), operator.sub: Affine('a b'), operator.neg: Affine('a'), operator.pos: Affine('a'),
     operator.getitem: Affine('a'), operator.mul: Affine('a | b'), operator.matmul: Affine('a | b'),
     operator.truediv: Affine('a')}
