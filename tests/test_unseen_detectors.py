@@ -11,6 +11,7 @@ import mmdet
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 import mmsnn
 from mmsnn.openmmlab.parts import blank_samples
@@ -19,6 +20,12 @@ from mmsnn.openmmlab.wrapper import spiking_parts
 ROOT = Path(mmdet.__file__).parent / '.mim' / 'configs'
 
 register_all_modules()
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Other tests in the same process may have set another."""
+    init_default_scope('mmdet')
 
 
 def config(name):

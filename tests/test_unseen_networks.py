@@ -1,4 +1,5 @@
 """What other people's networks do in ``forward``: every case converts exactly, or is refused by name."""
+import math
 import pickle
 
 import pytest
@@ -62,8 +63,17 @@ def rounds_sizes(net, x):
     return F.interpolate(F.relu(x), size=(height, max(height - 2, 4))) + len(x)
 
 
-CASES = dict(checks=checks_what_it_gets, isinstance=asks_what_it_got, assignment=assigns_parts,
-             new_zeros=assigns_to_new, constants=makes_constants, sizes=rounds_sizes)
+def pads_to_multiples(net, x):
+    height, width = x.shape[2:]
+    below, right = (5 - height % 5) % 5, max(math.ceil(width / 5) * 5 - width, 0)
+    if below or right > 0:
+        x = F.pad(x, (0, right, 0, below))
+    x = F.avg_pool2d(F.relu(x), 5).repeat_interleave(5, 2).repeat_interleave(5, 3)
+    return x[:, :, :height, :width] if below > 0 else x
+
+
+CASES = dict(padding=pads_to_multiples, checks=checks_what_it_gets, isinstance=asks_what_it_got,
+             assignment=assigns_parts, new_zeros=assigns_to_new, constants=makes_constants, sizes=rounds_sizes)
 
 
 @pytest.mark.parametrize('case', CASES.values(), ids=CASES)
@@ -73,6 +83,8 @@ def test_forward_converts_exactly_simulates_and_is_pickled(case, options):
     for coding in ('rate', 'differential'):
         snn = mmsnn.convert(ann, 64 if coding == 'rate' else 8, coding=coding, **options)
         torch.testing.assert_close(snn.network(x[:1]), ann(x[:1]))
+        for size in () if options else (10, 11):  # of which the first needs no padding
+            torch.testing.assert_close(snn.network(x[..., :size, :size]), ann(x[..., :size, :size]))
         mmsnn.calibrate(snn, [x], progress=False, **(
             dict(threshold='max') if coding == 'rate' else dict(sizes=12)))
         output = snn(x)
@@ -162,6 +174,13 @@ def test_a_deformable_convolution_is_a_graded_unit():
     assert snn.graded == ['deform_conv2d']
     mmsnn.calibrate(snn, [x], sizes=12, progress=False)
     torch.testing.assert_close(snn(x), ann(x), rtol=.02, atol=.02)
+
+
+def test_other_sizes_than_the_examples_are_refused():
+    snn = mmsnn.convert(Net(CASES['sizes']), 4, example=(1, *SIZE[1:]))
+    snn.network(torch.randn(3, *SIZE[1:]))
+    with pytest.raises(ValueError, match=r'converted for inputs of size \(3, 12, 12\), this one has \(3, 12, 16\)'):
+        snn.network(torch.randn(1, 3, 12, 16))
 
 
 def test_what_is_made_in_inference_mode_works_outside():

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from ..simulation.operations import reads_shape
 
+NOT_THEIRS = {'builtins', 'torch', 'abc', 'typing', 'mmsnn'}  # packages that need no size recorded
 CONSTRUCTORS = 'zeros', 'ones', 'full', 'empty', 'rand', 'randn', 'arange', 'eye'
 METHODS = 'expand', 'repeat', 'tile', 'view', 'reshape', 'new_zeros', 'new_ones', 'new_full', 'new_empty'
 
@@ -25,11 +26,12 @@ METHODS = 'expand', 'repeat', 'tile', 'view', 'reshape', 'new_zeros', 'new_ones'
 def recorded_sizes(network: nn.Module) -> Iterator[None]:
     """Let functions of sizes be recorded, in torch and in the packages that a network's modules come from."""
     classes = {cls for module in network.modules() for cls in type(module).__mro__}
-    packages = {'__main__', *(cls.__module__.partition('.')[0] for cls in classes)} - {'builtins', 'torch', 'abc', 'typing', 'mmsnn'}
+    packages = {'__main__', *(cls.__module__.partition('.')[0] for cls in classes)} - NOT_THEIRS
     spaces = [vars(module) for name, module in list(sys.modules.items()) if name.partition('.')[0] in packages]
     # Networks that torch.fx has made have their own.
-    spaces += [vars(cls)['forward'].__globals__ for cls in classes if '<eval_with_key>' in str(
-        getattr(vars(cls).get('forward'), '__code__', ''))]
+    forwards = [vars(cls)['forward'] for cls in classes if 'forward' in vars(cls)]
+    spaces += [forward.__globals__ for forward in forwards if '<eval_with_key>' in str(
+        getattr(forward, '__code__', ''))]
     with ExitStack() as stack:
         for space in spaces:
             for name, function in _PYTHON.items():

@@ -112,7 +112,8 @@ def refuse_random(graph: fx.Graph, selected: set[fx.Node]) -> None:
     if problems:
         raise ConversionError(
             'these operations are no deterministic functions that could be traced:\n' + '\n'.join(problems)
-            + '\nReplace them in the ANN; what cannot be traced may also be left as it is with exclude=[...].')
+            + '\nReplace them in the ANN; what cannot be traced may also be left as it is with exclude=[...], or '
+            'traced where it decides by sizes: example=..., an input or its shape.')
 
 
 def _replace(network: fx.GraphModule, region: Region) -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 from torch import fx, nn
 
 from .arithmetic import recorded_sizes
@@ -87,6 +88,8 @@ class Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Keep the type of ordered dictionaries and named tuples, which the ANN may return."""
+        if isinstance(a, numpy.generic):
+            return a.item()
         if isinstance(a, OrderedDict) and not hasattr(a, '__dataclass_fields__'):
             return self.create_node('call_function', type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
         if isinstance(a, tuple) and hasattr(a, '_fields'):

@@ -20,7 +20,7 @@ class SpikingBackbone(SpikingWrapper):
         backbone: config of the ANN backbone.
         time_steps: T.
         include, exclude, coding, readout, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
-        example: shape of the images, such as ``(1, 3, 224, 224)``, for backbones that decide by it: :func:`mmsnn.convert`.
+        example: shape of the images, such as ``(1, 3, 224, 224)``, for transformers: see :func:`mmsnn.convert`.
         init_cfg: not used; weights come from a checkpoint.
     """
 

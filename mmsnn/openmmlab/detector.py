@@ -106,10 +106,13 @@ class SpikingDetector(BaseModel):
         try:
             return kind(*args, **options)
         except ConversionError as error:
-            fewer = self._dense if name.startswith(ROI_HEAD) else self._dense[:-1]
-            advice = f'Leave it as it is with parts={tuple(fewer)}' if fewer else 'Leave it as it is, without parts'
-            raise ConversionError(f'{name} of the detector does not convert: {error}\n{advice}, or what is named here '
-                                  'with exclude.') from error
+            listed = str(error)
+            fewer = list(self._dense)
+            if not name.startswith(ROI_HEAD):
+                named = [part for part in fewer if f'\n  {part}.' in listed or f'\n  {part}:' in listed]
+                fewer = fewer[:fewer.index(named[0]) if named else len(fewer) - 1]
+            advice = f'parts={tuple(fewer)} leaves it as it is' if fewer else 'Its backbone cannot spike as it is'
+            raise ConversionError(f'{name} of the detector does not convert: {listed}\n{advice}.') from error
 
     def _spiking_roi_head(self, roi_head: nn.Module, patterns: dict, options: dict) -> nn.Module:
         """The RoI head's modules, with spiking parts for its networks."""
@@ -172,9 +175,14 @@ def dense_modules(ann: nn.Module) -> list[str]:
     A head behind a transformer, as DETR's, is none: it sees no feature maps.
     """
     backbone, neck, heads = DENSE
-    seen = [head for head in heads if hasattr(ann, head) and not hasattr(ann, 'decoder')]
+    seen = [head for head in heads if not hasattr(ann, 'decoder') and computes(getattr(ann, head, None))]
     return [name for name in (backbone, neck, *seen[:1])
             if getattr(ann, name, None) is not None]
+
+
+def computes(head: nn.Module | None) -> bool:
+    """Whether there is a head that makes anything of feature maps; that of Sparse R-CNN only holds boxes."""
+    return head is not None and type(head).forward is not nn.Module.forward
 
 
 def check_parts(detector: str, found: list[str], wanted: Sequence[str]) -> list[str]:

@@ -103,7 +103,8 @@ class RoIPart(SpikingPart):
 
         def stop(_part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             chosen = torch.linspace(0, len(inputs[0]) - 1, min(len(inputs[0]), PROPOSALS)).long()
-            some = tuple(x[chosen] for x in inputs)
+            alike = all(len(x) == len(inputs[0]) for x in inputs)  # otherwise not one of each for a proposal
+            some = tuple(x[chosen] for x in inputs) if alike else inputs
             received.append(some if len(some) > 1 else some[0])
             raise _Received
 
