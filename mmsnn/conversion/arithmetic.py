@@ -50,7 +50,7 @@ def recorded_sizes(network: nn.Module) -> Iterator[None]:
             setattr(Tensor, name, _recording_method(name))  # torch's own stands in the class that it derives from
             stack.callback(delattr, Tensor, name)
         stack.callback(setattr, torch, 'is_tensor', torch.is_tensor)
-        torch.is_tensor = lambda value: is_instance(value, Tensor)
+        torch.is_tensor = lambda value: is_instance(value, Tensor)  # type: ignore[assignment]
         yield
 
 
