@@ -81,6 +81,16 @@ def three_layers():
     return net
 
 
+def checks_what_it_gets(_net, x):
+    """ReLU behind checks; here, because pytest rewrites the assertions of test files."""
+    assert x.ndim == 4 and x.shape[1] == 4, f'{x.shape} has other channels'
+    if x.shape[2] < 2 or x.shape[3] < 2:
+        raise ValueError(f'too small: {x.shape[2]} x {x.shape[3]}')
+    if x.dim() != 4:
+        raise ValueError('no images')
+    return F.relu(x)
+
+
 class Small(nn.Module):
     """A stem and its neurons."""
 

@@ -100,6 +100,20 @@ def test_both_kinds_of_checkpoints_load(classifier):
     assert torch.equal(again(x), model(x))
 
 
+def test_a_transformer_converts_from_a_config_for_one_size():
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+    classifier = dict(
+        type='ImageClassifier', data_preprocessor=PREPROCESSOR,
+        backbone=dict(type='VisionTransformer', arch=arch, img_size=32, patch_size=16),
+        head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=16))
+    spiking = dict(type='mmsnn.SpikingClassifier', time_steps=8, coding='differential', classifier=classifier)
+    with pytest.raises(mmsnn.ConversionError, match='VisionTransformer, cannot be traced'):
+        build(spiking)
+    model, x = build(dict(spiking, example=[1, 3, 32, 32])), torch.randn(2, 3, 32, 32)
+    model.calibrate([x], sizes=12, progress=False)
+    torch.testing.assert_close(model(x), model.ann(x), rtol=.02, atol=.02)
+
+
 def test_last_linear_layer_integrates_the_mean_of_what_it_receives():
     model = build(dict(type='mmsnn.SpikingClassifier', time_steps=4, classifier=resnet20()))
     x = torch.randn(2, 3, 32, 32)

@@ -95,6 +95,8 @@ FUNCTIONS = {
                        training=False),
     F.instance_norm: dict(input=image(), running_mean=T(4), running_var=T(4).abs() + 1, use_input_stats=False),
     torch.tensordot: dict(a=T(2, 3, 4), b=T(3, 4, 5), dims=2),
+    operations.of_size: dict(input=image(), size=tuple(image().shape[1:])),
+    operations.assigned: dict(input=image(), index=(slice(None), 0), value=image()[:, 0]),
     torch.where: dict(condition=torch.rand(6, 6) > .5, input=image(), other=image()),
     # Without names: positional arguments.
     torch.einsum: ('bci,cd->bdi', T(2, 3, 4), T(3, 5)), operator.add: (image(), image()),

@@ -47,6 +47,8 @@ def materialise(batches: Iterable[Batch], device: torch.device, network: nn.Modu
         ValueError: no batch, or one that does not consist of floating-point tensors of finite values, or that has
             other inputs than the network.
     """
+    if isinstance(batches, Tensor):  # one batch: iterating would give images without their first dimension
+        batches = [batches]
     collected: list[Any] = []
     problem = None
     try:
@@ -69,7 +71,8 @@ def _checked(batches: Iterable[Batch], device: torch.device, network: nn.Module 
             if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2 or not len(value):
                 what = f'{tuple(value.shape)} of {value.dtype}' if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f'calibration batch {index} must be a floating-point tensor (N, ...), or a tuple or '
-                                 f'dictionary of them for a network of several inputs, not {what}')
+                                 f'dictionary of them for a network of several inputs, not {what}. Give the inputs '
+                                 'alone, without labels')
             if not torch.isfinite(value).all():
                 raise ValueError(f'calibration batch {index} holds NaN or infinite values')
         if signature is not None:

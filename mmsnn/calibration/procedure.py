@@ -54,6 +54,7 @@ class CalibrationReport(list[LayerReport]):
                          for row in rows)
 
 
+@torch.inference_mode(False)  # what it stores in the network is to be changed later
 @torch.no_grad()
 def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | None = None, *,
               histograms: dict[str, ActivationHistogram] | None = None, memory_budget: int = 8 * GIBI,

@@ -44,6 +44,9 @@ def _bake_parametrizations(module: nn.Module) -> None:
     # Not by parametrize.remove_parametrizations: it changes the class, which copies of the module share.
     values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
     kind = parametrize.type_before_parametrizations(module)
+    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # torch's own, which cannot be pickled
+        if str(getattr(getattr(hook, 'hook', hook), '__module__', '')).startswith('torch.nn.utils.'):
+            del module._load_state_dict_pre_hooks[key]
     del module.parametrizations
     module.__class__ = kind
     for name, value in values.items():

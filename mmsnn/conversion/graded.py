@@ -15,6 +15,7 @@ from .folding import qualified_names
 from .regions import Region, Regions, activation_of, called_name, is_activation, operands
 from .tracing import ConversionError
 
+RECURRENT = nn.RNNBase, nn.RNNCellBase
 RANDOM = {
     'rand', 'randn', 'randint', 'randperm', 'rand_like', 'randn_like', 'randint_like', 'bernoulli', 'multinomial',
     'normal', 'poisson', 'gumbel_softmax', 'uniform', 'exponential', 'geometric', 'cauchy', 'log_normal', 'random',
@@ -91,21 +92,28 @@ def raw_values(graph: fx.Graph, depends: set[fx.Node]) -> set[fx.Node]:
 
 
 def refuse_random(graph: fx.Graph, selected: set[fx.Node]) -> None:
-    """Refuse what is no deterministic function of its input.
+    """Refuse what is no deterministic function of its input, and recurrent layers.
 
     Raises:
         ConversionError: naming each.
     """
-    problems = []
+    problems, recurrent = [], []
     for node in graph.nodes:
+        if isinstance(module_of(node), RECURRENT) and node in selected:
+            recurrent.append(f'  {qualified_names(node)[0]}: {type(module_of(node)).__name__}')
         if 'untraceable' in node.meta and node in selected:
             problems.append(f'  {qualified_names(node)[0]}: {objection(node, set())}')
         elif node.op in ('call_function', 'call_method') and called_name(node) in RANDOM:
             problems.append(f'  {qualified_names(node)[0]}: {called_name(node)}() is random')
+    if recurrent:
+        raise ConversionError(
+            'these layers are recurrent, and the weights within would read no spikes:\n' + '\n'.join(recurrent)
+            + '\nConvert what comes before, or leave them as they are with exclude=[...].')
     if problems:
         raise ConversionError(
             'these operations are no deterministic functions that could be traced:\n' + '\n'.join(problems)
-            + '\nReplace them in the ANN; what cannot be traced may also be left as it is with exclude=[...].')
+            + '\nReplace them in the ANN; what cannot be traced may also be left as it is with exclude=[...], or '
+            'traced where it decides by sizes: example=..., an input or its shape.')
 
 
 def _replace(network: fx.GraphModule, region: Region) -> None:

@@ -18,6 +18,7 @@ from .spelling import spell_rectifiers
 from .tracing import ConversionError, trace
 
 
+@torch.inference_mode(False)  # its tensors are to be changed later
 def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '*', exclude: str | Iterable[str] = (),
             readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
             compile: bool | str = 'auto', coding: str = 'rate', example: Any = None) -> SpikingNetwork:

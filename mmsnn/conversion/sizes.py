@@ -1,12 +1,11 @@
 """Tracing networks that decide by sizes: an example's sizes are known while its operations are recorded."""
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from ..simulation.operations import of_size
 from .tracers import Proxy, Tracer
 
 NUMBERS = 2, 3  # of images that the example is tried with: sizes that differ then depend on the number of images
@@ -70,6 +69,10 @@ class SizedTracer(Tracer):
 
     def proxy(self, node: fx.Node) -> SizedProxy:
         return SizedProxy(node, self)
+
+    def checked(self, value: fx.Proxy) -> fx.Proxy:
+        size = tuple(self.values(value)[0].shape[1:])
+        return self.create_proxy('call_function', of_size, (value, size), {})
 
     def values(self, proxy: fx.Proxy) -> tuple:
         """What a value is with each of the numbers of images; empty where that is not known."""
@@ -144,36 +147,3 @@ class SizedTracer(Tracer):
         if self.values(obj):
             return iter([obj[index] for index in range(len(obj))])  # type: ignore[arg-type, index]
         return super().iter(obj)
-
-
-class _IntegerType(type):
-    def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, int)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, int)
-
-    def __call__(cls, *args: Any) -> Any:
-        if args and isinstance(args[0], fx.Proxy):
-            return args[0].tracer.create_proxy('call_function', int, args, {})
-        return int(*args)
-
-
-class _Integer(int, metaclass=_IntegerType):
-    """``int`` that records the rounding of a size which depends on the number of images."""
-
-
-@contextmanager
-def integers(network: nn.Module | None) -> Iterator[None]:
-    """Let ``int(...)`` in the sources of a network's modules be recorded; Python itself would ask for a number."""
-    spaces = {} if network is None else {name: vars(sys.modules[name]) for module in network.modules()
-                                         for name in (cls.__module__ for cls in type(module).__mro__)
-                                         if name in sys.modules and not name.startswith(('torch.', 'builtins'))}
-    changed = [space for space in spaces.values() if 'int' not in space]
-    for space in changed:
-        space['int'] = _Integer
-    try:
-        yield
-    finally:
-        for space in changed:
-            del space['int']

@@ -4,17 +4,42 @@ import functools
 import inspect
 import operator
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 from torch import fx, nn
 
+from .arithmetic import recorded_sizes
 from .baking import is_plain
-from .ranks import compared_rank
+from .branches import passing
+from .ranks import compared_rank, length
+
+# Their modules compute a deterministic function of their inputs, also where torch.fx cannot look into it: operators
+# compiled from C++, such as deformable convolutions.
+COMPILED = 'mmcv.ops.', 'torchvision.ops.'
 
 
 class Proxy(fx.Proxy):
-    """Records ``+=`` and the like as what they are; torch.fx records an addition that leaves its operand alone."""
+    """Records ``+=`` and the like, and ``x[...] = value``, as what they are.
+
+    torch.fx records an addition that leaves its operand alone, and no assignment.
+    """
+
+    requires_grad = is_sparse = is_quantized = is_nested = False
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy('call_function', operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        number = length(self.node, self.tracer.root)  # type: ignore[attr-defined]
+        if number is None:
+            raise TypeError(f'nobody knows the length of {self.node.name} while it is traced')  # list() goes on then
+        return number
+
+    def __bool__(self) -> bool:
+        outcome = passing(inspect.currentframe().f_back)  # type: ignore[union-attr]
+        return super().__bool__() if outcome is None else outcome
 
     def _in_place(self, operation, other):
         return self.tracer.create_proxy('call_function', operation, (self, other), {})
@@ -28,6 +53,10 @@ class Proxy(fx.Proxy):
 class Tracer(fx.Tracer):
     """Traces into everything it can; what it cannot trace stays one opaque node, to be reported with its reason."""
 
+    def trace(self, root, concrete_args=None) -> fx.Graph:
+        with recorded_sizes(root):
+            return super().trace(root, concrete_args)
+
     def proxy(self, node):
         return Proxy(node, self)
 
@@ -35,7 +64,15 @@ class Tracer(fx.Tracer):
         outcome = compared_rank(obj.node, self.root)
         return super().to_bool(obj) if outcome is None else outcome
 
+    def iter(self, obj: fx.Proxy) -> Iterator:
+        number = length(obj.node, self.root)
+        if number is None:
+            return super().iter(obj)
+        return iter([obj[index] for index in range(number)])  # type: ignore[index]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if m._forward_hooks or m._forward_pre_hooks:
+            return False  # they may change what it computes: to be recorded with it
         return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))
 
     def call_module(self, module, forward, args, kwargs):
@@ -45,16 +82,23 @@ class Tracer(fx.Tracer):
         except Exception as error:  # whatever a user's forward() does with a proxy instead of a tensor
             self.scope, self.module_stack = scope, stack  # torch.fx leaves them where the error happened
             node = self.create_proxy('call_module', self.path_of_module(module), args, kwargs)
-            node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
+            if not type(module).__module__.startswith(COMPILED):
+                node.node.meta['untraceable'] = f'{type(error).__name__}: {error}'.splitlines()[0]
             return node
 
     def create_arg(self, a: Any) -> Any:
         """Keep the type of ordered dictionaries and named tuples, which the ANN may return."""
+        if isinstance(a, numpy.generic):
+            return a.item()
         if isinstance(a, OrderedDict) and not hasattr(a, '__dataclass_fields__'):
             return self.create_node('call_function', type(a), ({k: self.create_arg(v) for k, v in a.items()},), {})
         if isinstance(a, tuple) and hasattr(a, '_fields'):
             return self.create_node('call_function', type(a), tuple(map(self.create_arg, a)), {})
         return super().create_arg(a)
+
+    def checked(self, value: fx.Proxy) -> fx.Proxy:
+        """An input, as the network is to read it."""
+        return value
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple:
         """One placeholder for each argument without a default; those with one are not passed on, and so keep it.
@@ -68,8 +112,8 @@ class Tracer(fx.Tracer):
         proxies = [self.create_proxy('placeholder', p.name, (), {}) for p in wanted]
 
         def forward(*values: Any) -> Any:
-            given = list(zip(wanted, values))
-            return self.root.forward(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
-                                     **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
+            given = list(zip(wanted, map(self.checked, values)))
+            return self.root._call_impl(*[value for p, value in given if p.kind is not kinds.KEYWORD_ONLY],
+                                        **{p.name: value for p, value in given if p.kind is kinds.KEYWORD_ONLY})
 
         return forward, proxies

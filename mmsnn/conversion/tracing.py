@@ -1,23 +1,25 @@
 """Trace a network with torch.fx into a graph without dropout, in-place operations and checkpointing."""
 import copy
 import itertools
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..simulation.calls import normalise, set_argument
-from ..simulation.operations import ASSERTIONS, OUT_OF_PLACE, changes_argument, is_dropout, is_view, source_of
+from ..simulation.operations import ASSERTIONS, OUT_OF_PLACE, assigned, changes_argument, is_dropout, is_view, source_of
 from .attention import open_attention
 from .baking import bake_weights
 from .folding import qualified_names
-from .sizes import SizedTracer, integers
+from .sizes import SizedTracer
 from .tracers import Tracer
 
 # What cannot be traced into, by the names of classes, and what to pass in its place.
 WRAPPERS = dict.fromkeys(('DataParallel', 'DistributedDataParallel', 'FullyShardedDataParallel'),
                          'pass .module, the network in it') | {
     'OptimizedModule': 'pass ._orig_mod, the network that torch.compile was given',
+    'SpikingNetwork': 'it spikes already; pass the ANN that it was made from',
     'ScriptModule': 'torch.jit has scripted or traced it; pass the network that it was made from'}
 
 
@@ -52,12 +54,12 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
         open_attention(ann)
     tracer = Tracer() if example is None else SizedTracer(example)
     try:
-        with integers(ann if example is not None else None):
-            graph = tracer.trace(ann)
+        graph = tracer.trace(ann)
     except Exception as error:
         raise ConversionError(f'{type(ann).__name__} cannot be traced by torch.fx ({type(error).__name__}: {error}). '
                               'Its forward() must not branch on tensor values; see the documentation of torch.fx. '
                               'Where it branches on sizes, pass an input: example=...') from error
+    graph._tracer_cls = Tracer  # which unpickling calls, without an example
     network = fx.GraphModule(tracer.root, graph, type(ann).__name__)
     for node in list(graph.nodes):
         if node.target in ASSERTIONS:
@@ -66,7 +68,9 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
             normalise(node)
     position = {node: index for index, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if changes_argument(node, in_place):
+        if node.target is operator.setitem or node.target == '__setitem__':
+            node.op, node.target = 'call_function', assigned
+        if node.target is assigned or changes_argument(node, in_place) and not _is_put_back(node):
             _read_changed(node, position)
         if is_dropout(node) and node.args:
             node.replace_all_uses_with(source_of(node))
@@ -98,6 +102,13 @@ def refuse(ann: nn.Module) -> None:
                                   "copy, model.float(); dtype='bfloat16' then simulates in bfloat16")
 
 
+def _is_put_back(node: fx.Node) -> bool:
+    """True in ``x[i] += 1``, which Python takes apart: a part of x is changed, then assigned to where it was."""
+    part = source_of(node)
+    return len(node.users) == 1 and part.target is operator.getitem and all(
+        user.target in (operator.setitem, assigned) and user.args == (*part.args, node) for user in node.users)
+
+
 def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     """Let everything behind a node that changes its argument read the node instead of the argument.
 
@@ -110,8 +121,11 @@ def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     changed = source_of(node)
     for user in readers(changed):
         user.replace_input_with(changed, node)
-    while is_view(changed):
+    while is_view(changed) and isinstance(source_of(changed), fx.Node):
         changed = source_of(changed)
         if readers(changed):
             raise ConversionError(f'{qualified_names(node)[0]} changes in place a part of {changed.name}, which '
                                   f'{readers(changed)[0].name} reads afterwards: use one that is not in place')
+    if changed.op == 'get_attr' and (node.target is assigned or not node.users):
+        raise ConversionError(f'{qualified_names(node)[0]} changes in place {changed.target}, which does not depend on '
+                              'the input: use one that is not in place, such as torch.cat or torch.where')

@@ -24,6 +24,7 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         classifier: config of the ANN, such as an ``ImageClassifier`` or ``TimmClassifier``.
         time_steps: T.
         include, exclude, coding, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
+        example: shape of the images, such as ``(1, 3, 224, 224)``, for transformers: see :func:`mmsnn.convert`.
         data_preprocessor: of the classifier, where its own config has none (mmengine passes on the config's).
         init_cfg: not used; weights come from a checkpoint.
     """
@@ -31,13 +32,14 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
     def __init__(self, classifier: dict, time_steps: int, include: str | Sequence[str] = '*',
                  exclude: str | Sequence[str] = (), coding: str = 'rate', delay: int = 0,
                  chunk_steps: int | None = None, dtype: str = 'float32', compile: bool | str = 'auto',
-                 data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
+                 example: Sequence[int] | None = None, data_preprocessor: dict | None = None,
+                 init_cfg: dict | None = None) -> None:
         if data_preprocessor is not None:
             classifier = {'data_preprocessor': data_preprocessor, **classifier}
         ann = MMENGINE_MODELS.build(classifier)
         BaseModel.__init__(self, data_preprocessor=ann.data_preprocessor)
         self.wrap(ann, time_steps=time_steps, include=include, exclude=exclude, delay=delay, chunk_steps=chunk_steps,
-                  dtype=dtype, compile=compile, **({} if coding == 'rate' else dict(coding=coding)))
+                  dtype=dtype, compile=compile, **({} if coding == 'rate' else dict(coding=coding)), example=example)
 
     def convert(self, **options) -> None:
         super().convert(**options)

@@ -1,13 +1,16 @@
 """Whole detectors as spiking networks: backbone, neck and heads, with mmdet's own boxes and non-maximum suppression."""
 import copy
+import inspect
 import operator
 from collections.abc import Sequence
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from ..conversion.tracing import ConversionError
 from .parts import Dense, RoIPart, SpikingPart
 from .registry import MODELS
 from .wrapper import spiking_parts
@@ -63,6 +66,7 @@ class SpikingDetector(BaseModel):
         chosen = check_parts(type(ann).__name__, found, found if parts is None else parts)
         # Outside of _modules: the mmdet detector that calls the parts. What it calls is a module of this one, too.
         self._detector = (twin_of(ann),)
+        own_tensors(self, ann)
         self._dense = [name for name in chosen if name != ROI_HEAD]
         for name, module in self._with_dense(ann, patterns, options).items():
             self.add_module(name, module)
@@ -75,13 +79,13 @@ class SpikingDetector(BaseModel):
                   if name not in self._dense and name != 'data_preprocessor'}
         if not self._dense:
             return others
-        head = self._dense[2] if len(self._dense) > 2 else None
+        head = next((name for name in self._dense if name in DENSE[2]), None)  # a detector need not have a neck
         network: Any = ann.backbone
         if len(self._dense) > 1:
             network = Dense({name: getattr(ann, name) for name in self._dense}, head, bool(others))
         own = {key: [pattern for pattern in values if not pattern.startswith(f'{ROI_HEAD}.')]
                for key, values in patterns.items()}
-        part = SpikingPart(network, **own, **options)
+        part = self._converted('_'.join(self._dense), SpikingPart, network, **own, **options)
         twin: Any = self._detector[0]
         twin.backbone = part
         if len(self._dense) > 1:
@@ -93,6 +97,23 @@ class SpikingDetector(BaseModel):
             setattr(twin, head, boxes)
         return {'_'.join(self._dense): part, **others}
 
+    def _converted(self, name: str, kind: type[SpikingPart], *args, **options) -> SpikingPart:
+        """A spiking part.
+
+        Raises:
+            ConversionError: it cannot be converted; the message says how to leave it out.
+        """
+        try:
+            return kind(*args, **options)
+        except ConversionError as error:
+            listed = str(error)
+            fewer = list(self._dense)
+            if not name.startswith(ROI_HEAD):
+                named = [part for part in fewer if f'\n  {part}.' in listed or f'\n  {part}:' in listed]
+                fewer = fewer[:fewer.index(named[0]) if named else len(fewer) - 1]
+            advice = f'parts={tuple(fewer)} leaves it as it is' if fewer else 'Its backbone cannot spike as it is'
+            raise ConversionError(f'{name} of the detector does not convert: {listed}\n{advice}.') from error
+
     def _spiking_roi_head(self, roi_head: nn.Module, patterns: dict, options: dict) -> nn.Module:
         """The RoI head's modules, with spiking parts for its networks."""
         def spiking(name: str, ann: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -101,13 +122,18 @@ class SpikingDetector(BaseModel):
                 pairs = [spiking(f'{name}.{number}', each) for number, each in enumerate(ann)]
                 return nn.ModuleList([part for part, _ in pairs]), nn.ModuleList([called for _, called in pairs])
             prefix = f'{ROI_HEAD}.{name}.'
+            if takes_options(ann):
+                print_log(f'{prefix[:-1]} ({type(ann).__name__}) stays analog: what it computes depends on how it is '
+                          'called', 'current')
+                return ann, ann
             own = {key: [pattern.removeprefix(prefix) for pattern in values if pattern.startswith(prefix)]
                    for key, values in patterns.items()}
-            part = RoIPart(self, ann, include=own['include'] or '*', exclude=own['exclude'], **options)
+            part = self._converted(prefix[:-1], RoIPart, self, ann, include=own['include'] or '*',
+                                   exclude=own['exclude'], **options)
             return part, twin_of(ann, forward=part.__call__)
 
         twin = twin_of(roi_head)
-        home = nn.Module()
+        home = own_tensors(nn.Module(), roi_head)
         for name, child in roi_head.named_children():
             if name in IN_ROI_HEAD:
                 child, twin._modules[name] = spiking(name, child)
@@ -149,9 +175,14 @@ def dense_modules(ann: nn.Module) -> list[str]:
     A head behind a transformer, as DETR's, is none: it sees no feature maps.
     """
     backbone, neck, heads = DENSE
-    seen = [head for head in heads if hasattr(ann, head) and not hasattr(ann, 'decoder')]
+    seen = [head for head in heads if not hasattr(ann, 'decoder') and computes(getattr(ann, head, None))]
     return [name for name in (backbone, neck, *seen[:1])
             if getattr(ann, name, None) is not None]
+
+
+def computes(head: nn.Module | None) -> bool:
+    """Whether there is a head that makes anything of feature maps; that of Sparse R-CNN only holds boxes."""
+    return head is not None and type(head).forward is not nn.Module.forward
 
 
 def check_parts(detector: str, found: list[str], wanted: Sequence[str]) -> list[str]:
@@ -170,6 +201,19 @@ def check_parts(detector: str, found: list[str], wanted: Sequence[str]) -> list[
         raise ValueError(f'parts={tuple(wanted)}: {dense[-1]} spikes only together with all before it, '
                          f'{tuple(found[:found.index(dense[-1]) + 1])}')
     return chosen
+
+
+def takes_options(module: nn.Module) -> bool:
+    """Whether a network computes one thing or another as its caller wishes, such as the mask heads of HTC."""
+    return any(parameter.default is not parameter.empty
+               for parameter in inspect.signature(module.forward).parameters.values())
+
+
+def own_tensors(module: nn.Module, source: nn.Module) -> nn.Module:
+    """Let a module have the parameters and buffers of another, those of its modules aside, such as embeddings."""
+    for name in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
+        setattr(module, name, getattr(source, name))
+    return module
 
 
 def twin_of(module: nn.Module, **attributes) -> nn.Module:

@@ -76,8 +76,8 @@ class RoIPart(SpikingPart):
         super().__init__(ann, **options)
         self._detector = (detector,)  # not a module of this one
 
-    def forward(self, x: Tensor) -> Any:
-        return self.simulate(x)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.simulate(*inputs)
 
     def calibrate(self, batches: Iterable[Tensor], pipeline: str | None = None, **options) -> CalibrationReport:
         pipeline = pipeline or usual_pipeline(self.snn.time_steps, options.get('levels'), self.snn.converted_for)
@@ -93,17 +93,19 @@ class RoIPart(SpikingPart):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @torch.no_grad()
-    def inputs(self, images: Iterable[Tensor]) -> list[Tensor]:
+    def inputs(self, images: Iterable[Tensor]) -> list[Any]:
         """What this part receives when the parts before it, calibrated, spike for images.
 
         Raises:
             ValueError: nothing: there is no proposal, or no detection, on any of them.
         """
-        received: list[Tensor] = []
+        received: list[Any] = []
 
-        def stop(_part: nn.Module, inputs: tuple[Tensor]) -> None:
-            x = inputs[0]
-            received.append(x[torch.linspace(0, len(x) - 1, min(len(x), PROPOSALS)).long()])
+        def stop(_part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            chosen = torch.linspace(0, len(inputs[0]) - 1, min(len(inputs[0]), PROPOSALS)).long()
+            alike = all(len(x) == len(inputs[0]) for x in inputs)  # otherwise not one of each for a proposal
+            some = tuple(x[chosen] for x in inputs) if alike else inputs
+            received.append(some if len(some) > 1 else some[0])
             raise _Received
 
         handle = self.register_forward_pre_hook(stop)
@@ -122,15 +124,20 @@ class RoIPart(SpikingPart):
 
 
 def send_input(snn: SpikingNetwork) -> None:
-    """Place neurons whose activation is the identity behind the input of a network, where there are none yet."""
+    """Place neurons whose activation is the identity behind each input of a network, where there are none yet."""
     if INPUT in snn.neurons:
         return
-    network, (source,) = snn.network, [node for node in snn.graph.nodes if node.op == 'placeholder']
-    neuron = IFNeuron(activation=nn.Identity()).to(next(network.parameters()))
-    network.get_submodule('neurons').add_module(INPUT, neuron)
-    with snn.graph.inserting_after(source):
-        sent = snn.graph.call_module(f'neurons.{INPUT}', (source,))
-    source.replace_all_uses_with(sent, lambda user: user is not sent)
+    network, sources = snn.network, [node for node in snn.graph.nodes if node.op == 'placeholder']
+    last = sources[-1]  # placeholders stand together
+    if not hasattr(network, 'neurons'):  # a linear layer alone
+        network.add_module('neurons', nn.Module())
+    for number, source in enumerate(sources):
+        name = INPUT if number == 0 else f'{INPUT}_{number}'
+        neuron = IFNeuron(activation=nn.Identity()).to(next(network.parameters()))
+        network.get_submodule('neurons').add_module(name, neuron)
+        with snn.graph.inserting_after(last):
+            last = snn.graph.call_module(f'neurons.{name}', (source,))
+        source.replace_all_uses_with(last, lambda user, own=last: user is not own)
     network.recompile()
     snn._plan = None
 

@@ -50,20 +50,20 @@ class SpikingWrapper(BaseModule):
         device = next(self.snn.parameters()).device if hasattr(self, 'snn') else None
         return convert(self.ann, **self._options).to(device)
 
-    def simulate(self, x: Tensor):
+    def simulate(self, *inputs: Tensor):
         """Simulate T steps; with ``runs_as`` set to ``'quantised'`` compute the ceiling, with ``'ann'`` the ANN."""
         runs: dict[str, Callable] = dict(snn=self.snn, quantised=self.snn.quantised, ann=self._run_ann)
-        return runs[self.runs_as](x)
+        return runs[self.runs_as](*inputs)
 
     @torch.no_grad()
-    def _run_ann(self, x: Tensor):
+    def _run_ann(self, *inputs: Tensor):
         if self._ann_is_loaded:
-            return self.ann.to(x.device)(x)
+            return self.ann.to(inputs[0].device)(*inputs)
         settings = self.snn._check_calibrated()
         if settings['weights'] or settings.get('weight_bits'):
             raise RuntimeError(f"the checkpoint holds weights that {settings['pipeline']!r} or dtype='int8' "
                                'changed, not those of the ANN: test the checkpoint of the ANN to compare with it')
-        return self.snn.network(x)  # the ANN, with its batch normalisation folded
+        return self.snn.network(*inputs)  # the ANN, with its batch normalisation folded
 
     @property
     def calibrated(self) -> bool:

@@ -53,6 +53,29 @@ def _several_vary(given: Arguments, varies: set[fx.Node]) -> str | None:
     return 'several varying operands' if sum(node in varies for node in _nodes_in(given['args'])) > 1 else None
 
 
+def assigned(input: Tensor, index: Any, value: Any) -> Tensor:
+    """What ``input[index] = value`` makes of a tensor; the tensor itself stays as it was."""
+    if isinstance(input, fx.Proxy):  # unpickling a graph traces it anew
+        return input.tracer.create_proxy('call_function', assigned, (input, index, value), {})
+    result = input.clone()
+    result[index] = value
+    return result
+
+
+def of_size(input: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Hand on what has a size, the number of images aside.
+
+    Raises:
+        ValueError: it has another: the network was traced with decisions and numbers that belong to this one.
+    """
+    if isinstance(input, fx.Proxy):  # as above
+        return input.tracer.create_proxy('call_function', of_size, (input, size), {})
+    if tuple(input.shape[1:]) != tuple(size):
+        raise ValueError(f'this network was converted for inputs of size {tuple(size)}, this one has '
+                         f'{tuple(input.shape[1:])}: resize it, or convert again with example=...')
+    return input
+
+
 _FIRST, _PRODUCT, _LAYER = Affine(), Affine('input | other'), Affine('input bias | weight bias')
 # By the name that they have in torch or as methods of tensors.
 AFFINE_OPERATIONS: dict[str, Affine] = dict.fromkeys((
@@ -85,7 +108,8 @@ AFFINE_FUNCTIONS: dict[object, Affine] = {
     F.pad: Affine('input value'), F.bilinear: Affine('input1 bias | input2 bias | weight bias'),
     F.batch_norm: Affine('input bias | weight bias', _uses_batch), F.instance_norm: Affine('input', _uses_image),
     torch.split: Affine('tensor'), torch.tensordot: Affine('a | b'), torch.einsum: Affine('args', _several_vary),
-    torch.where: Affine('input other'),
+    torch.where: Affine('input other'), assigned: Affine('input value'),
+    of_size: _FIRST,
     operator.add: Affine('a b'), operator.sub: Affine('a b'), operator.neg: Affine('a'), operator.pos: Affine('a'),
     operator.getitem: Affine('a'), operator.mul: Affine('a | b'), operator.matmul: Affine('a | b'),
     operator.truediv: Affine('a')}
@@ -114,7 +138,9 @@ MAX_POOL_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.max_pool3d, torch.max_pool1d
                       F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 
 # They read shapes, not values.
-SHAPE_METHODS = {'size', 'dim', 'numel', 'ndimension', 'stride', 'get_device', 'is_floating_point'}
+SHAPE_METHODS = {'size', 'dim', 'numel', 'ndimension', 'stride', 'get_device', 'is_floating_point', 'new_zeros',
+                 'new_ones', 'new_empty'}
+SHAPE_FUNCTIONS = {torch.zeros_like, torch.ones_like, torch.empty_like}
 SHAPE_ATTRIBUTES = ('shape', 'ndim', 'device', 'dtype', 'is_cuda', 'layout')
 
 OUT_OF_PLACE: dict[object, Callable] = {
@@ -197,6 +223,8 @@ def reads_shape(node: fx.Node) -> bool:
         return False
     if node.target is getattr:
         return node.args[1] in SHAPE_ATTRIBUTES
+    if node.target in SHAPE_FUNCTIONS:
+        return True
     return bool(node.all_input_nodes) and all(map(reads_shape, node.all_input_nodes))
 
 
