@@ -1,4 +1,6 @@
-"""Commands of the tables of docs/near_lossless.md about classifiers; see tools/_tables.py."""
+"""Commands of the tables of docs/near_lossless.md at equal levels; see tools/_tables.py."""
+from pathlib import Path
+
 from _tables_classifiers import CIFAR, IMAGENET, MOBILENET, ON_IMAGENET, SIGNED
 
 from mmsnn.experiments import readers as read
@@ -10,7 +12,29 @@ BY_LEVELS = {2: 'bursts:levels=9 bursts', 3: 'differential:levels=9 differential
              4: f'bursts:levels=5 differential:levels=9 {FINER}', 8: 'signed:levels=3', 16: 'signed:levels=3'}
 DEEP = {4: 'differential', 8: 'differential:settling_steps=3 differential differential:sizes=7'}
 CHANGES = ' model.coding=differential custom_hooks.0.num_images=100 custom_hooks.0.memory_gb=3'
+
+
+def backbone(data: str, detector: str) -> str:
+    name = f'{detector}_r50-thin_fpn'
+    return sweep(f'configs/{data}/{name}_snn-none_{data}.py checkpoints/{name}_{data}.pth',
+                 f'backbone-{data}-{detector}', '--time-steps 2 3 --pipelines bursts differential')
+
+
+def backbones(data: str, called: str) -> Table:
+    """The rows of a data set: a column for each pipeline and T."""
+    def cells(logs: Path) -> read.Cells:
+        return {(f'{name}, {called}', f'`{pipeline}`, {column}'): text
+                for name, detector in DETECTORS.items()
+                for (pipeline, column), text in read.swept(f'backbone-{data}-{detector}', 'coco')(logs).items()
+                if column != read.LEVELS}
+    return Table('docs/near_lossless.md', 'backbone | ANN', tuple(backbone(data, each) for each in DETECTORS.values()),
+                 cells, (f'data/{data}',), 30, rows=called)
+
+
+DETECTORS = {'RetinaNet': 'retinanet', 'Faster R-CNN': 'faster-rcnn'}
 LEVELS = [
+    backbones('digits', 'digits'),
+    backbones('bccd', 'blood cells'),
     Table('docs/near_lossless.md', 'levels | pipeline | T | top-1', tuple(
         sweep(SIGNED, f'by-levels-{steps}', f'--time-steps {steps} --pipelines {names} --seeds 3')
         for steps, names in BY_LEVELS.items()),
