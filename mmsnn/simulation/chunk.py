@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from .codes import Decoder
+from .codes import Code, Decoder
 from .firing import Firing, join
 from .folding import BROADCAST, MERGED, folding_of
-from .integers import IntegerConvolution, coded_layers, integer_layers, target_layers
+from .integers import IntegerConvolution, coded_layers, integer_layers
+from .native import NativeLayer, native_layers
 from .operations import is_max_pool, reads_shape, source_of
 from .plan import Plan, evaluate, is_neuron
 
@@ -55,11 +56,12 @@ class Chunk:
                  share: bool = True, tiled: bool = False, integers: bool = False, whole: bool = False) -> None:
         self.integer_layers = integer_layers(plan) if integers else {}
         self.coded = coded_layers(plan, self.integer_layers) if integers else {}
-        self.target_layers = target_layers(plan, self.integer_layers, self.coded)
+        self.native, within = native_layers(plan, self.integer_layers, self.coded, dimensions)
         self.plan, self.dimensions, self.steps, self.dtype = plan, dimensions, steps, dtype
         self.share, self.tiled = share and dtype is None, tiled
         varying = set(plan.varying)
         self.neurons = [node for node in plan.varying if is_neuron(node)]
+        self.computed = [node for node in plan.varying if node not in within]
         self.static = [node for node in (*plan.inputs, *plan.static)
                        if varying.intersection(node.users) and node.op != 'get_attr']
         self.stepped = [node for node in self.neurons if plan.modules[node].bias.ndim > 1]
@@ -100,6 +102,7 @@ class _Builder:
         self.constant: dict[fx.Node, fx.Node] = {}  # of a static one, in ``dtype``
         self.given: dict[fx.Node, fx.Node] = {}  # the same as it was
         self.codes: dict[fx.Node, list[fx.Node]] = {}  # what neurons hand on at each step, as bytes
+        self.decoders: dict[fx.Node, str] = {}
         self.counts: list[fx.Node] = []
 
     def build(self, record: bool, each_step: bool, in_place: bool) -> fx.GraphModule:
@@ -119,8 +122,10 @@ class _Builder:
         def update(entry: Kept, value: fx.Node) -> None:
             updates[entry] = graph.call_method('copy_', (kept[entry], value)) if in_place else value
 
-        for node in self.plan.varying:
-            if is_neuron(node):
+        for node in chunk.computed:
+            if node in chunk.native:
+                self._fire_natively(node, kept, update, first, record)
+            elif is_neuron(node):
                 self._fire(node, kept, update, stepped.get(node), first, record)
             elif node in self.chunk.running:
                 self._run_analog(node, kept, update, first)
@@ -130,7 +135,7 @@ class _Builder:
             for node in chunk.targets:
                 entry = Kept(node, 'output')
                 if chunk.sums:
-                    update(entry, graph.call_function(_add_steps, (0., self.at(node, self.steps - 1), False)))
+                    update(entry, self.at(node, self.steps - 1))
                 else:
                     update(entry, graph.call_function(_add_steps, (kept[entry], self.value(node), self.steps > 1)))
         values = [self.value(node) if self.steps > 1 else graph.call_function(torch.unsqueeze, (self.value(node), 0))
@@ -143,13 +148,16 @@ class _Builder:
     def value(self, node: fx.Node) -> fx.Node:
         """The value at all steps, (K, N, ...), of a varying node; (N, ...) where K is 1."""
         if node not in self.together:
-            self.together[node] = self.graph.call_function(join, (self.single[node],))
+            steps = [self.at(node, step) for step in range(self.steps)]
+            self.together[node] = self.graph.call_function(join, (steps,)) if self.steps > 1 else steps[0]
         return self.together[node]
 
     def at(self, node: fx.Node, step: int) -> fx.Node:
         """The value of any node at one step."""
         if node not in self.plan.varies:
             return self.once(node)
+        if node in self.decoders:  # some of the steps are not asked for
+            return self.graph.call_module(self.decoders[node], (self.codes[node][step],))
         if node not in self.single:
             value = self.together[node]
             self.single[node] = [value] if self.steps == 1 else [
@@ -185,7 +193,7 @@ class _Builder:
         elif source is not None:
             conv, threshold = self.plan.modules[node], self.plan.modules[source].threshold
             name = self._module(f'integer_{node.name}', IntegerConvolution(
-                conv, threshold, self.chunk.coded[source], self.chunk.target_layers.get(node)))
+                conv, threshold, self.chunk.coded[source]))
             self._each(node, [self.graph.call_module(name, (codes,)) for codes in self.codes[source]])
         else:
             self._each(node, [self._call(node, functools.partial(self.at, step=step)) for step in range(self.steps)])
@@ -236,14 +244,33 @@ class _Builder:
         fired = self.graph.call_module(name, (current, bias, first, *states))
         self.together[node] = self.graph.call_function(_item, (fired, 0))
         if code is not None:
-            name = self._module(f'decode_{node.name}', Decoder(neuron, code, self.chunk.dimensions[node]))
-            codes = self.together.pop(node)
-            self.codes[node] = [self.graph.call_function(_item, (codes, step)) for step in range(self.steps)]
-            self._each(node, [self.graph.call_module(name, (codes,)) for codes in self.codes[node]])
+            self._hand_on(node, code, self.together.pop(node))
         for number, _ in enumerate(states):
             update(Kept(node, 'neuron', number), self.graph.call_function(_item, (fired, number + 1)))
         if record:
             self.counts.append(self.graph.call_function(_item, (fired, len(states) + 1)))
+
+    def _hand_on(self, node: fx.Node, code: Code, codes: fx.Node) -> None:
+        self.codes[node] = [self.graph.call_function(_item, (codes, step)) for step in range(self.steps)]
+        self.decoders[node] = self._module(
+            f'decode_{node.name}', Decoder(self.plan.modules[node], code, self.chunk.dimensions[node]))
+
+    def _fire_natively(self, node: fx.Node, kept: dict, update: Callable, first: fx.Node, record: bool) -> None:
+        """A layer of neurons, and all between it and the layers before it, in one call."""
+        coded, modules, maps, terms = self.chunk.coded, self.plan.modules, [], []
+        for source, conv in self.chunk.native[node]:
+            terms.append((modules[source] if source in coded else None, coded.get(source), modules.get(conv)))
+            maps.append(self.codes[source] if source in coded else
+                        [self.at(source, step) for step in range(self.steps)] if source in self.plan.varies else
+                        [self.given.get(source) or self.once(source)])
+        entry = Kept(node, 'neuron')
+        name = self._module(f'fire_{node.name}', NativeLayer(modules[node], coded[node], terms, self.steps, record))
+        fired = self.graph.call_module(name, (first, kept.get(entry), *maps))
+        self._hand_on(node, coded[node], fired)
+        if entry in kept:
+            update(entry, self.codes[node][-1])
+        if record:
+            self.counts.append(self.graph.call_function(_item, (fired, self.steps)))
 
     def _run_analog(self, node: fx.Node, kept: dict, update: Callable, first: fx.Node) -> None:
         """Let a nonlinear operation f follow the mean of its inputs over time.

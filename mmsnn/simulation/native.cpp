@@ -1,0 +1,273 @@
+// A layer of neurons that send changes as bytes, with the convolutions of bytes whose sums they receive: see native.py.
+// All maps lie channels last, (N, H, W, C), one for each step. What channels have is padded to multiples of 64.
+#include <immintrin.h>
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+constexpr int64_t POSITIONS = 32, CHANNELS = 64;  // of a block: it takes all its steps at once
+enum Kind : int64_t { DENSE, DEPTHWISE, CODES, VALUES };
+
+struct Term {  // of the current, in halves of the threshold: scale * sum
+    const void *const *maps;  // of each step: bytes, of VALUES floats
+    const void *weight;       // as native.py arranges them
+    const int32_t *start;     // (C_out,): what a sum begins with
+    const float *scale;       // (C_out,)
+    int64_t kind, height, width, channels, depth, zero_point;  // depth: products of a sum
+    int64_t kernel[2], stride[2], padding[2], dilation[2];
+};
+
+struct Layer {
+    const Term *terms;
+    const float *bias;        // (C,), in halves
+    const uint8_t *largest;   // (C,): targets, in halves
+    const uint8_t *changes;   // (K, 128): what is sent for so many halves of difference and a quarter
+    const uint8_t *sent;      // before the first step, or null
+    uint8_t *const *codes;    // of each step
+    int64_t *counts;          // of events and spikes, or null
+    int64_t number, steps, images, height, width, channels, zero_point, threads;
+};
+
+// Sums for 32 positions, whose bytes lie `row` apart, and 32 channels.
+static void multiply(const uint8_t *a, int64_t row, const int8_t *b, int64_t depth, const int32_t *start, int32_t *sums) {
+    const int8_t *other = b + 16 * depth;
+#ifdef __AMX_INT8__
+    _tile_loadd(0, start, 0);
+    _tile_loadd(1, start + 16, 0);
+    _tile_loadd(2, start, 0);
+    _tile_loadd(3, start + 16, 0);
+    for (int64_t k = 0; k < depth; k += 64) {
+        _tile_loadd(4, a + k, row);
+        _tile_loadd(6, b + 16 * k, 64);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, other + 16 * k, 64);
+        _tile_dpbusd(1, 4, 7);
+        _tile_loadd(5, a + 16 * row + k, row);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_stored(0, sums, 4 * CHANNELS);
+    _tile_stored(1, sums + 16, 4 * CHANNELS);
+    _tile_stored(2, sums + 16 * CHANNELS, 4 * CHANNELS);
+    _tile_stored(3, sums + 16 * CHANNELS + 16, 4 * CHANNELS);
+#else
+    for (int64_t position = 0; position < POSITIONS; position += 8, a += 8 * row, sums += 8 * CHANNELS) {
+        __m512i left[8], right[8];
+        std::fill_n(left, 8, _mm512_loadu_si512(start));
+        std::fill_n(right, 8, _mm512_loadu_si512(start + 16));
+        for (int64_t k = 0; k < depth; k += 4) {
+            const __m512i w = _mm512_loadu_si512(b + 16 * k), v = _mm512_loadu_si512(other + 16 * k);
+#pragma GCC unroll 8
+            for (int i = 0; i < 8; i++) {
+                const __m512i x = _mm512_set1_epi32(*(const int32_t *)(a + i * row + k));
+                left[i] = _mm512_dpbusd_epi32(left[i], x, w);
+                right[i] = _mm512_dpbusd_epi32(right[i], x, v);
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            _mm512_storeu_si512(sums + i * CHANNELS, left[i]);
+            _mm512_storeu_si512(sums + i * CHANNELS + 16, right[i]);
+        }
+    }
+#endif
+}
+
+// 16 of 64 bytes as integers.
+static __m512i integers(const uint8_t *from, __mmask64 mask, int part) {
+    return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask >> 16 * part, from + 16 * part));
+}
+
+// What has been sent after a step, of targets in halves and of what had been sent before.
+static __m512i advance(__m512i halves, __m512i before, __m512i zero, const uint8_t *changes) {
+    const __m512i one = _mm512_set1_epi8(1), most = _mm512_set1_epi8(63);
+    const __m512i target = _mm512_add_epi8(_mm512_and_si512(_mm512_srli_epi16(halves, 1), _mm512_set1_epi8(127)), zero);
+    // The difference is an odd number of quarters, hence not 0; its size is counted in halves, one quarter left out.
+    const __mmask64 below = _mm512_cmplt_epu8_mask(target, before);
+    __m512i size = _mm512_or_si512(_mm512_subs_epu8(target, before), _mm512_subs_epu8(before, target));
+    size = _mm512_min_epu8(_mm512_mask_sub_epi8(size, below, size, one), most);
+    const __m512i half = _mm512_xor_si512(_mm512_and_si512(halves, one), _mm512_maskz_mov_epi8(below, one));
+    const __m512i change = _mm512_permutex2var_epi8(
+        _mm512_loadu_si512(changes), _mm512_or_si512(_mm512_add_epi8(size, size), half), _mm512_loadu_si512(changes + 64));
+    return _mm512_mask_sub_epi8(_mm512_add_epi8(before, change), below, before, change);
+}
+
+struct Worker {
+    const Layer &l;
+    std::vector<std::vector<uint8_t>> rows, fill;  // of each term: what its kernel weights; codes of 0
+    std::vector<int32_t> sums;
+    int64_t events = 0, spikes = 0;
+
+    explicit Worker(const Layer &layer) : l(layer), rows(l.number), fill(l.number),
+            sums(l.number * POSITIONS * CHANNELS) {
+        for (int64_t i = 0; i < l.number; i++) {
+            rows[i].resize(l.terms[i].kind == DENSE ? l.steps * POSITIONS * l.terms[i].depth : 0);
+            fill[i].assign(l.terms[i].channels + CHANNELS, l.terms[i].zero_point);
+        }
+    }
+
+    // Whether a convolution is a product of the map as it lies.
+    bool is_product(const Term &t, int64_t count) const {
+        return t.kind == DENSE && t.kernel[0] * t.kernel[1] == 1 && t.stride[0] * t.stride[1] == 1
+            && t.padding[0] + t.padding[1] == 0 && t.channels == t.depth && count == POSITIONS;
+    }
+
+    // Tells where the bytes lie that a kernel weights at a position, in runs of neighbours.
+    template <class Use> void visit(int64_t number, int64_t position, int64_t step, Use use) const {
+        const Term &t = l.terms[number];
+        const int64_t y = (uint32_t)position / (uint32_t)l.width, x = position - y * l.width;
+        const int64_t image = (uint32_t)y / (uint32_t)l.height, top = (y - image * l.height) * t.stride[0] - t.padding[0];
+        const int64_t left = x * t.stride[1] - t.padding[1], size = t.kernel[1];
+        const bool together = t.dilation[1] == 1 && left >= 0 && left + size <= t.width;
+        for (int64_t i = 0; i < t.kernel[0]; i++) {
+            const int64_t v = top + i * t.dilation[0];
+            const uint8_t *line = (const uint8_t *)t.maps[step] + (image * t.height + v) * t.width * t.channels;
+            if (v >= 0 && v < t.height && together) {
+                use(i * size, line + left * t.channels, size);
+                continue;
+            }
+            for (int64_t j = 0; j < size; j++) {
+                const int64_t u = left + j * t.dilation[1];
+                const bool inside = v >= 0 && v < t.height && u >= 0 && u < t.width;
+                use(i * size + j, inside ? line + u * t.channels : fill[number].data(), 1);
+            }
+        }
+    }
+
+    void gather(int64_t number, int64_t first, int64_t count, int64_t step) {
+        const Term &t = l.terms[number];
+        uint8_t *row = rows[number].data() + step * POSITIONS * t.depth;
+        for (int64_t position = first; position < first + count; position++, row += t.depth)
+            visit(number, position, step, [&](int64_t place, const uint8_t *from, int64_t run) {
+                uint8_t *to = row + place * t.channels;
+                for (int64_t left = run * t.channels; left > 0; left -= 64, to += 64, from += 64) {
+                    const __mmask64 mask = left < 64 ? (1ull << left) - 1 : ~0ull;
+                    _mm512_mask_storeu_epi8(to, mask, _mm512_maskz_loadu_epi8(mask, from));
+                }
+            });
+    }
+
+    void sum_depthwise(int64_t number, int64_t position, int64_t step, int64_t channel, __mmask64 mask, int32_t *found) {
+        const Term &t = l.terms[number];
+        const int64_t padded = (t.channels + CHANNELS - 1) / CHANNELS * CHANNELS;
+        __m512i sum[4];
+        for (int part = 0; part < 4; part++)
+            sum[part] = _mm512_loadu_si512(t.start + channel + 16 * part);
+        visit(number, position, step, [&](int64_t place, const uint8_t *from, int64_t run) {
+            const int32_t *weight = (const int32_t *)t.weight + place * padded + channel;
+            for (; run > 0; run--, from += t.channels, weight += padded)
+                for (int part = 0; part < 4; part++)
+                    sum[part] = _mm512_dpwssd_epi32(sum[part], integers(from + channel, mask, part),
+                                                    _mm512_loadu_si512(weight + 16 * part));
+        });
+        for (int part = 0; part < 4; part++)
+            _mm512_storeu_si512(found + 16 * part, sum[part]);
+    }
+
+    void run(int64_t first) {
+        const int64_t count = std::min(POSITIONS, l.images * l.height * l.width - first);
+        for (int64_t i = 0; i < l.number; i++)
+            for (int64_t step = 0; step < l.steps; step++)
+                if (l.terms[i].kind == DENSE && !is_product(l.terms[i], count))
+                    gather(i, first, count, step);
+        for (int64_t channel = 0; channel < l.channels; channel += CHANNELS) {
+            const int64_t left = std::min(CHANNELS, l.channels - channel), start = first * l.channels + channel;
+            const __mmask64 mask = left < CHANNELS ? (1ull << left) - 1 : ~0ull;
+            __m512i sent[POSITIONS];
+            std::fill_n(sent, POSITIONS, _mm512_set1_epi8(l.zero_point));
+            for (int64_t i = 0; l.sent && i < count; i++)
+                sent[i] = _mm512_maskz_loadu_epi8(mask, l.sent + start + i * l.channels);
+            for (int64_t step = 0; step < l.steps; step++) {
+                for (int64_t i = 0; i < l.number; i++) {
+                    const Term &t = l.terms[i];
+                    int32_t *found = &sums[i * POSITIONS * CHANNELS];
+                    const uint8_t *a = is_product(t, count) ? (const uint8_t *)t.maps[step] + first * t.depth
+                        : rows[i].data() + step * POSITIONS * t.depth;
+                    for (int64_t c = channel; t.kind == DENSE && c < channel + left; c += 32)
+                        multiply(a, t.depth, (const int8_t *)t.weight + c * t.depth, t.depth, t.start + c,
+                                 found + c - channel);
+                    for (int64_t j = 0; t.kind == DEPTHWISE && j < count; j++)
+                        sum_depthwise(i, first + j, step, channel, mask, found + j * CHANNELS);
+                }
+                fire(step, first, count, channel, start, mask, sent);
+            }
+        }
+    }
+
+    void fire(int64_t step, int64_t first, int64_t count, int64_t channel, int64_t start, __mmask64 mask, __m512i *sent) {
+        const int64_t number = l.number, row = l.channels;
+        const Term *terms = l.terms;
+        const int32_t *found = sums.data();
+        uint8_t *codes = l.codes[step];
+        const bool counted = l.counts;
+        const __m512i zero = _mm512_set1_epi8(l.zero_point), largest = _mm512_loadu_si512(l.largest + channel);
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        // What comes next is fetched on the way: caches do not foresee it.
+        const int64_t next = channel + CHANNELS < row ? CHANNELS : POSITIONS * row - channel;
+        for (int64_t i = 0, place = start; i < count; i++, place += row) {
+            __builtin_prefetch(codes + place + next, 1);
+            __m512 current[4];
+            for (int part = 0; part < 4; part++)
+                current[part] = _mm512_loadu_ps(l.bias + channel + 16 * part);
+            for (int64_t j = 0; j < number; j++) {
+                const Term &t = terms[j];
+                const uint8_t *map = (const uint8_t *)t.maps[step];
+                if (t.kind == CODES)
+                    __builtin_prefetch(map + place + next);
+                for (int64_t k = 0; t.kind == VALUES && k < CHANNELS; k += 16)
+                    __builtin_prefetch(map + 4 * (place + next + k));
+                for (int64_t k = 0; channel == 0 && is_product(t, count) && k < t.depth; k += 64)
+                    __builtin_prefetch(map + (first + POSITIONS + i) * t.depth + k, 0, 2);
+#pragma GCC unroll 4
+                for (int part = 0; part < 4; part++) {
+                    const __m512 value = t.kind == VALUES
+                        ? _mm512_maskz_loadu_ps(mask >> 16 * part, (const float *)map + place + 16 * part)
+                        : _mm512_cvtepi32_ps(t.kind == CODES ? integers(map + place, mask, part) : _mm512_loadu_si512(
+                            found + (j * POSITIONS + i) * CHANNELS + 16 * part));
+                    current[part] = _mm512_fmadd_ps(value, _mm512_loadu_ps(t.scale + channel + 16 * part), current[part]);
+                }
+            }
+            __m512i halves[4];
+            for (int part = 0; part < 4; part++)  // what is too large for an integer would become negative
+                halves[part] = _mm512_cvtps_epi32(_mm512_min_ps(current[part], _mm512_set1_ps(1024)));
+            const __m512i packed = _mm512_packus_epi16(_mm512_packs_epi32(halves[0], halves[1]),
+                                                       _mm512_packs_epi32(halves[2], halves[3]));
+            const __m512i target = _mm512_min_epu8(_mm512_permutexvar_epi32(order, packed), largest), before = sent[i];
+            sent[i] = advance(target, before, zero, l.changes + 128 * step);
+            _mm512_mask_storeu_epi8(codes + place, mask, sent[i]);
+            if (counted) {
+                spikes += _mm512_reduce_add_epi64(_mm512_sad_epu8(_mm512_maskz_mov_epi8(mask, before),
+                                                                  _mm512_maskz_mov_epi8(mask, sent[i])));
+                events += __builtin_popcountll(_mm512_mask_cmpneq_epu8_mask(mask, before, sent[i]));
+            }
+        }
+    }
+};
+
+extern "C" void fire(const Layer *layer) {
+    const Layer &l = *layer;
+    const int64_t all = l.images * l.height * l.width;
+    int64_t events = 0, spikes = 0;
+#pragma omp parallel num_threads(l.threads) reduction(+ : events, spikes)
+    {
+#ifdef __AMX_INT8__
+        struct { uint8_t palette = 1, start = 0, none[14] = {}; uint16_t bytes[16] = {}; uint8_t rows[16] = {}; } tiles;
+        std::fill_n(tiles.bytes, 8, 64);
+        std::fill_n(tiles.rows, 8, 16);
+        _tile_loadconfig(&tiles);
+#endif
+        Worker worker(l);
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t first = 0; first < all; first += POSITIONS)
+            worker.run(first);
+        events += worker.events;
+        spikes += worker.spikes;
+#ifdef __AMX_INT8__
+        _tile_release();
+#endif
+    }
+    if (l.counts) {
+        l.counts[0] += events;
+        l.counts[1] += spikes;
+    }
+}
