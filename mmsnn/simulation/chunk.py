@@ -15,7 +15,7 @@ from .codes import Code, Decoder
 from .firing import Firing, join
 from .folding import BROADCAST, MERGED, folding_of
 from .integers import IntegerConvolution, coded_layers, integer_layers
-from .native import NativeLayer, native_layers
+from .native import NativeDecoder, NativeLayer, native_layers
 from .operations import is_max_pool, reads_shape, source_of
 from .plan import Plan, evaluate, is_neuron
 
@@ -135,7 +135,7 @@ class _Builder:
             for node in chunk.targets:
                 entry = Kept(node, 'output')
                 if chunk.sums:
-                    update(entry, self.at(node, self.steps - 1))
+                    update(entry, self._last(node))
                 else:
                     update(entry, graph.call_function(_add_steps, (kept[entry], self.value(node), self.steps > 1)))
         values = [self.value(node) if self.steps > 1 else graph.call_function(torch.unsqueeze, (self.value(node), 0))
@@ -163,6 +163,12 @@ class _Builder:
             self.single[node] = [value] if self.steps == 1 else [
                 self.graph.call_function(_item, (value, index)) for index in range(self.steps)]
         return self.single[node][step]
+
+    def _last(self, node: fx.Node) -> fx.Node:
+        """The value at the last step, as it leaves the network."""
+        if node in self.chunk.native:
+            return self.graph.call_module(self.decoders[node], (self.codes[node][-1], True))
+        return self.at(node, self.steps - 1)
 
     def once(self, node: fx.Node) -> fx.Node:
         """The value of a static node."""
@@ -252,8 +258,9 @@ class _Builder:
 
     def _hand_on(self, node: fx.Node, code: Code, codes: fx.Node) -> None:
         self.codes[node] = [self.graph.call_function(_item, (codes, step)) for step in range(self.steps)]
+        decoder = NativeDecoder if node in self.chunk.native else Decoder
         self.decoders[node] = self._module(
-            f'decode_{node.name}', Decoder(self.plan.modules[node], code, self.chunk.dimensions[node]))
+            f'decode_{node.name}', decoder(self.plan.modules[node], code, self.chunk.dimensions[node]))
 
     def _fire_natively(self, node: fx.Node, kept: dict, update: Callable, first: fx.Node, record: bool) -> None:
         """A layer of neurons, and all between it and the layers before it, in one call."""

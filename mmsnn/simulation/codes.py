@@ -22,8 +22,9 @@ class Code(NamedTuple):
     Attributes:
         zero_point: the code of 0.
         low, high: the least and the largest target.
-        halves: whether targets are known to half a threshold only, as the middle of [k/2, (k+1)/2). Whatever decides on the next spike, 1/2, 3/2, 3, 6 ... thresholds of difference, is a
-            multiple of a half, so that the same is sent, but where a difference is exactly one of them.
+        halves: whether targets are known to half a threshold only, as the middle of [k/2, (k+1)/2). Whatever decides
+            on the next spike, 1/2, 3/2, 3, 6 ... thresholds of difference, is a multiple of a half, so that the same is
+            sent, but where a difference is exactly one of them.
     """
 
     zero_point: int

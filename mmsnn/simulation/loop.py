@@ -148,7 +148,7 @@ class TimeLoop:
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
             self._chunks[key] = chunk, self.program(
-                module, self._held[0].device, not self.integers) if self.compile else module
+                module, self._held[0].device, not self.integers) if self.compile and not chunk.native.keys() >= set(chunk.computed) else module
         return self._chunks[key]
 
     def shapes(self, values: Env, sources: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, torch.Size]:

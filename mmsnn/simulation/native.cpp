@@ -271,3 +271,18 @@ extern "C" void fire(const Layer *layer) {
         l.counts[1] += spikes;
     }
 }
+
+// The values that codes stand for, (N, C, H W), as the ANN lays them out.
+extern "C" void decode(const uint8_t *codes, const float *threshold, float *values, int64_t images, int64_t positions,
+                       int64_t channels, int64_t zero_point, int64_t threads) {
+#pragma omp parallel for collapse(2) num_threads(threads)
+    for (int64_t image = 0; image < images; image++)
+        for (int64_t first = 0; first < positions; first += 16) {
+            const uint8_t *from = codes + (image * positions + first) * channels;
+            float *to = values + image * channels * positions + first;
+            const int64_t count = std::min<int64_t>(16, positions - first);
+            for (int64_t channel = 0; channel < channels; channel++, to += positions)
+                for (int64_t i = 0; i < count; i++)
+                    to[i] = (float)(from[i * channels + channel] - zero_point) * threshold[channel];
+        }
+}

@@ -6,21 +6,22 @@ What a layer of such neurons receives is a sum of terms: convolutions of other l
     target = round(sum(scale * term) + bias)
 
 Between two layers memory sees nothing but bytes, all steps of a position are taken while its sums are in a cache, and
-oneDNN's convolutions, which would write currents of four bytes, are not needed. ``native.cpp`` does it, compiled once for a
-machine in two seconds; without a compiler, or on other processors, the same is computed operation by operation.
+oneDNN's convolutions, which would write currents of four bytes, are not needed. ``native.cpp`` does it, compiled once
+for a machine in two seconds; without a compiler, or on other processors, the same is computed operation by operation.
 """
 import ctypes
 import functools
 import hashlib
 import itertools
 import logging
+import math
 import operator
 import os
 import subprocess
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from torch import Tensor, fx, nn
 
 from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron
-from .codes import Code
+from .codes import Code, Decoder
 from .compiling import cache_folder
 from .integers import has_integers, round_weights
 from .operations import source_of
@@ -156,16 +157,14 @@ class NativeLayer(nn.Module):
         layer.counts = counts.data_ptr() if self.record else None
         layer.images, layer.channels, layer.height, layer.width = shape
         layer.threads = torch.get_num_threads()
-        compiled = library()
-        assert compiled is not None
         if codes[0].numel():
-            compiled.fire(ctypes.byref(layer))
+            library().fire(ctypes.byref(layer))
         return [*codes, counts.double()]
 
     def shape(self, maps: list[list[Tensor]]) -> torch.Size:
         """Of the layer's neurons, (N, C, H, W)."""
-        return torch.broadcast_shapes(*(
-            each[0].shape if conv is None else convolved(conv, each[0]) for each, (_, _, conv) in zip(maps, self._given)))
+        return torch.broadcast_shapes(*(each[0].shape if conv is None else convolved(conv, each[0])
+                                        for each, (_, _, conv) in zip(maps, self._given)))
 
     def _prepare(self, channels: int) -> _Layer:
         """Arrange weights, and all that channels have, as native.cpp reads them."""
@@ -207,6 +206,25 @@ class NativeLayer(nn.Module):
         return self._held[-1].data_ptr()
 
 
+class NativeDecoder(Decoder):
+    """The same, read at the end: laid out in memory as the ANN's output."""
+
+    def forward(self, codes: Tensor, contiguous: bool = False) -> Tensor:
+        if not contiguous:
+            return super().forward(codes)
+        return torch.ops.mmsnn.decode(codes, self.threshold.flatten().expand(codes.shape[1]), self.code.zero_point)
+
+
+def decode(codes: Tensor, threshold: Tensor, zero_point: int) -> Tensor:
+    """Codes, (N, C, H, W), as values."""
+    codes, threshold = codes.contiguous(memory_format=torch.channels_last), threshold.contiguous()
+    values = torch.empty(codes.shape)
+    images, channels, *sizes = codes.shape
+    library().decode(*(ctypes.c_void_p(value.data_ptr()) for value in (codes, threshold, values)), *map(
+        ctypes.c_int64, (images, math.prod(sizes), channels, zero_point, torch.get_num_threads())))
+    return values
+
+
 def convolved(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
     """The shape of what a convolution makes of ``x``."""
     sizes = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride
@@ -238,11 +256,11 @@ def taps(weight: Tensor) -> Tensor:
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def library() -> Any:
     """``native.cpp`` in machine code, which is made once and kept; None where that is not possible."""
     flags = Path('/proc/cpuinfo')
     found = set(flags.read_text().split('flags', 1)[-1].split('\n', 1)[0].split()) if flags.exists() else set()
-    if not has_integers() or not {'avx512_vnni', 'avx512_vbmi'} <= found or not has_compiler():
+    if not has_integers() or not {'avx512_vnni', 'avx512vbmi'} <= found or not has_compiler():
         return None
     options = ['-O3', '-std=c++17', '-shared', '-fPIC', '-fopenmp',
                *(f'-mavx512{name}' for name in ('f', 'bw', 'vl', 'dq', 'vnni', 'vbmi'))]
@@ -284,6 +302,11 @@ def _define() -> torch.library.Library:
         return _LAYERS[number].fire(first, sent, grouped(maps, each))
 
     operation.impl('native_layer', fire, 'CPU')
+    operation.define('decode(Tensor codes, Tensor threshold, int zero_point) -> Tensor',
+                     tags=(torch.Tag.pt2_compliant_tag,))
+    operation.impl('decode', decode, 'CPU')
+    torch.library.register_fake('mmsnn::decode', lambda codes, threshold, zero_point: torch.empty(codes.shape),
+                                lib=operation)
 
     @torch.library.register_fake('mmsnn::native_layer', lib=operation)
     def _(first: Tensor, sent: Tensor | None, maps: list[Tensor], each: list[int], number: int) -> list[Tensor]:
