@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
 from ..conversion.placing import trace
+from ..neurons.pipelines import make_pipeline
 from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork
 from ..simulation.operations import module_of
@@ -35,7 +36,8 @@ def small_image(ann: nn.Module) -> Tensor:
 
 def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> SpikingNetwork:
     """Convert, with the neurons of a pipeline; a small image is enough for that."""
-    snn = convert_network(ann, time_steps, **options)
+    coding = make_pipeline(pipeline).rule(time_steps).coding
+    snn = convert_network(ann, time_steps, coding=coding, **options)
     calibrate(snn, [small_image(ann)], pipeline, progress=False, weights=False, bias=False, potential=None)
     return snn
 

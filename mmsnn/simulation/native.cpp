@@ -20,12 +20,12 @@ struct Term {  // of the current, in halves of the threshold: scale * sum
 struct Layer {
     const Term *terms;
     const float *bias;        // (C,), in halves
-    const uint8_t *largest;   // (C,): targets, in halves
+    const float *largest;     // (C,): targets, in halves
     const uint8_t *changes;   // (K, 128): what is sent for so many halves of difference and a quarter
     const uint8_t *sent;      // before the first step, or null
     uint8_t *const *codes;    // of each step
     int64_t *counts;          // of events and spikes, or null
-    int64_t number, steps, images, height, width, channels, zero_point, threads;
+    int64_t number, steps, images, height, width, channels, zero_point, lowest, threads;
 };
 
 // Sums for 32 positions, whose bytes lie `row` apart, and 32 channels.
@@ -78,15 +78,14 @@ static __m512i integers(const uint8_t *from, __mmask64 mask, int part) {
     return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask >> 16 * part, from + 16 * part));
 }
 
-// What has been sent after a step, of targets in halves and of what had been sent before.
-static __m512i advance(__m512i halves, __m512i before, __m512i zero, const uint8_t *changes) {
+// What has been sent after a step, of targets, in whole thresholds and the half on top, and what had been sent before.
+static __m512i advance(__m512i target, __m512i half, __m512i before, const uint8_t *changes) {
     const __m512i one = _mm512_set1_epi8(1), most = _mm512_set1_epi8(63);
-    const __m512i target = _mm512_add_epi8(_mm512_and_si512(_mm512_srli_epi16(halves, 1), _mm512_set1_epi8(127)), zero);
     // The difference is an odd number of quarters, hence not 0; its size is counted in halves, one quarter left out.
     const __mmask64 below = _mm512_cmplt_epu8_mask(target, before);
     __m512i size = _mm512_or_si512(_mm512_subs_epu8(target, before), _mm512_subs_epu8(before, target));
     size = _mm512_min_epu8(_mm512_mask_sub_epi8(size, below, size, one), most);
-    const __m512i half = _mm512_xor_si512(_mm512_and_si512(halves, one), _mm512_maskz_mov_epi8(below, one));
+    half = _mm512_xor_si512(half, _mm512_maskz_mov_epi8(below, one));
     const __m512i change = _mm512_permutex2var_epi8(
         _mm512_loadu_si512(changes), _mm512_or_si512(_mm512_add_epi8(size, size), half), _mm512_loadu_si512(changes + 64));
     return _mm512_mask_sub_epi8(_mm512_add_epi8(before, change), below, before, change);
@@ -200,7 +199,8 @@ struct Worker {
         const int32_t *found = sums.data();
         uint8_t *codes = l.codes[step];
         const bool counted = l.counts;
-        const __m512i zero = _mm512_set1_epi8(l.zero_point), largest = _mm512_loadu_si512(l.largest + channel);
+        const __m512i zero = _mm512_set1_epi8(l.zero_point), lowest = _mm512_set1_epi16(l.lowest);
+        const __m512i one = _mm512_set1_epi16(1);
         const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         // What comes next is fetched on the way: caches do not foresee it.
         const int64_t next = channel + CHANNELS < row ? CHANNELS : POSITIONS * row - channel;
@@ -228,12 +228,16 @@ struct Worker {
                 }
             }
             __m512i halves[4];
-            for (int part = 0; part < 4; part++)  // what is too large for an integer would become negative
-                halves[part] = _mm512_cvtps_epi32(_mm512_min_ps(current[part], _mm512_set1_ps(1024)));
-            const __m512i packed = _mm512_packus_epi16(_mm512_packs_epi32(halves[0], halves[1]),
-                                                       _mm512_packs_epi32(halves[2], halves[3]));
-            const __m512i target = _mm512_min_epu8(_mm512_permutexvar_epi32(order, packed), largest), before = sent[i];
-            sent[i] = advance(target, before, zero, l.changes + 128 * step);
+            for (int part = 0; part < 4; part++)
+                halves[part] = _mm512_cvtps_epi32(
+                    _mm512_min_ps(current[part], _mm512_loadu_ps(l.largest + channel + 16 * part)));
+            const __m512i left = _mm512_max_epi16(_mm512_packs_epi32(halves[0], halves[1]), lowest);
+            const __m512i right = _mm512_max_epi16(_mm512_packs_epi32(halves[2], halves[3]), lowest);
+            const __m512i target = _mm512_packs_epi16(_mm512_srai_epi16(left, 1), _mm512_srai_epi16(right, 1));
+            const __m512i half = _mm512_packs_epi16(_mm512_and_si512(left, one), _mm512_and_si512(right, one));
+            const __m512i before = sent[i];
+            sent[i] = advance(_mm512_add_epi8(_mm512_permutexvar_epi32(order, target), zero),
+                              _mm512_permutexvar_epi32(order, half), before, l.changes + 128 * step);
             _mm512_mask_storeu_epi8(codes + place, mask, sent[i]);
             if (counted) {
                 spikes += _mm512_reduce_add_epi64(_mm512_sad_epu8(_mm512_maskz_mov_epi8(mask, before),

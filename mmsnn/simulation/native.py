@@ -77,8 +77,9 @@ def native_layers(plan: Plan, layers: Mapping[fx.Node, fx.Node], coded: Mapping[
 
     for node, code in coded.items():
         neuron = plan.modules[node]
-        if code.halves and neuron.activation is None and neuron.bias.ndim == 1 and dimensions[node] == 4 \
-                and neuron.threshold.dtype == torch.float32 and neuron.threshold.device.type == 'cpu' and library():
+        linear = neuron.activation is None or type(neuron.activation) is nn.Identity
+        if code.halves and linear and neuron.bias.ndim == 1 and dimensions[node] == 4 and neuron.threshold.dtype \
+                == torch.float32 and neuron.threshold.device.type == 'cpu' and library():
             found[node] = list(terms(source_of(node)))
     return found, within
 
@@ -93,7 +94,7 @@ class _Layer(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_void_p) for name in (
                     'terms', 'bias', 'largest', 'changes', 'sent', 'codes', 'counts')),
                 *((name, ctypes.c_int64) for name in (
-                    'number', 'steps', 'images', 'height', 'width', 'channels', 'zero_point', 'threads'))]
+                    'number', 'steps', 'images', 'height', 'width', 'channels', 'zero_point', 'lowest', 'threads'))]
 
 
 class NativeLayer(nn.Module):
@@ -198,8 +199,8 @@ class NativeLayer(nn.Module):
                                      for step in range(neuron.time_steps)])
         return _Layer(
             terms=ctypes.addressof(self._terms), number=len(self._terms), steps=self.steps, zero_point=code.zero_point,
-            bias=self._pointer(padded(bias / half - .5).float()),
-            largest=self._pointer(padded(largest.clamp(max=2 * code.high).expand(channels)).to(torch.uint8)))
+            lowest=2 * code.low,            bias=self._pointer(padded(bias / half - .5).float()),
+            largest=self._pointer(padded(largest.clamp(max=2 * code.high).expand(channels)).float()))
 
     def _pointer(self, value: Tensor) -> int:
         self._held.append(value.contiguous())
