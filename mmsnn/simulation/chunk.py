@@ -84,6 +84,11 @@ class Chunk:
             self.kept += [Kept(node, 'output') for node in self.targets]
         self.graph_module = _Builder(self).build(record, each_step, in_place)
 
+    @property
+    def is_native(self) -> bool:
+        """Whether there is nothing left for a compiler."""
+        return set(self.computed) <= self.native.keys()
+
     def running_inputs(self, node: fx.Node) -> list[fx.Node]:
         """The inputs whose mean over time a running node follows."""
         return [arg for arg in node.all_input_nodes if arg in self.plan.varies and not reads_shape(arg)]

@@ -93,15 +93,18 @@ static __m512i advance(__m512i target, __m512i half, __m512i before, const uint8
 
 struct Worker {
     const Layer &l;
-    std::vector<std::vector<uint8_t>> rows, fill;  // of each term: what its kernel weights; codes of 0
+    std::vector<std::vector<uint8_t>> rows, fill;   // of each term: what its kernel weights; codes of 0
+    std::vector<std::vector<int64_t>> places;       // where the kernel's bytes lie; -1: beyond the map
     std::vector<int32_t> sums;
     int64_t events = 0, spikes = 0;
 
-    explicit Worker(const Layer &layer) : l(layer), rows(l.number), fill(l.number),
+    explicit Worker(const Layer &layer) : l(layer), rows(l.number), fill(l.number), places(l.number),
             sums(l.number * POSITIONS * CHANNELS) {
         for (int64_t i = 0; i < l.number; i++) {
-            rows[i].resize(l.terms[i].kind == DENSE ? l.steps * POSITIONS * l.terms[i].depth : 0);
-            fill[i].assign(l.terms[i].channels + CHANNELS, l.terms[i].zero_point);
+            const Term &t = l.terms[i];
+            rows[i].resize(t.kind == DENSE ? l.steps * POSITIONS * t.depth : 0);
+            fill[i].assign(t.channels + CHANNELS, t.zero_point);
+            places[i].resize(POSITIONS * t.kernel[0] * t.kernel[1]);
         }
     }
 
@@ -111,64 +114,69 @@ struct Worker {
             && t.padding[0] + t.padding[1] == 0 && t.channels == t.depth && count == POSITIONS;
     }
 
-    // Tells where the bytes lie that a kernel weights at a position, in runs of neighbours.
-    template <class Use> void visit(int64_t number, int64_t position, int64_t step, Use use) const {
+    void locate(int64_t number, int64_t first, int64_t count) {
         const Term &t = l.terms[number];
-        const int64_t y = (uint32_t)position / (uint32_t)l.width, x = position - y * l.width;
-        const int64_t image = (uint32_t)y / (uint32_t)l.height, top = (y - image * l.height) * t.stride[0] - t.padding[0];
-        const int64_t left = x * t.stride[1] - t.padding[1], size = t.kernel[1];
-        const bool together = t.dilation[1] == 1 && left >= 0 && left + size <= t.width;
-        for (int64_t i = 0; i < t.kernel[0]; i++) {
-            const int64_t v = top + i * t.dilation[0];
-            const uint8_t *line = (const uint8_t *)t.maps[step] + (image * t.height + v) * t.width * t.channels;
-            if (v >= 0 && v < t.height && together) {
-                use(i * size, line + left * t.channels, size);
-                continue;
-            }
-            for (int64_t j = 0; j < size; j++) {
-                const int64_t u = left + j * t.dilation[1];
-                const bool inside = v >= 0 && v < t.height && u >= 0 && u < t.width;
-                use(i * size + j, inside ? line + u * t.channels : fill[number].data(), 1);
-            }
+        int64_t *place = places[number].data();
+        for (int64_t position = first; position < first + count; position++) {
+            const int64_t y = (uint32_t)position / (uint32_t)l.width, image = (uint32_t)y / (uint32_t)l.height;
+            const int64_t top = (y - image * l.height) * t.stride[0] - t.padding[0];
+            const int64_t left = (position - y * l.width) * t.stride[1] - t.padding[1];
+            for (int64_t v = top; v < top + t.kernel[0] * t.dilation[0]; v += t.dilation[0])
+                for (int64_t u = left; u < left + t.kernel[1] * t.dilation[1]; u += t.dilation[1])
+                    *place++ = v < 0 || v >= t.height || u < 0 || u >= t.width ? -1
+                        : ((image * t.height + v) * t.width + u) * t.channels;
         }
     }
 
-    void gather(int64_t number, int64_t first, int64_t count, int64_t step) {
+    const uint8_t *at(int64_t number, int64_t step, int64_t place) const {
+        return place < 0 ? fill[number].data() : (const uint8_t *)l.terms[number].maps[step] + place;
+    }
+
+    void gather(int64_t number, int64_t count, int64_t step) {
         const Term &t = l.terms[number];
+        const int64_t size = t.kernel[0] * t.kernel[1], *place = places[number].data();
         uint8_t *row = rows[number].data() + step * POSITIONS * t.depth;
-        for (int64_t position = first; position < first + count; position++, row += t.depth)
-            visit(number, position, step, [&](int64_t place, const uint8_t *from, int64_t run) {
-                uint8_t *to = row + place * t.channels;
-                for (int64_t left = run * t.channels; left > 0; left -= 64, to += 64, from += 64) {
+        for (int64_t i = 0; i < count; i++, row += t.depth, place += size)
+            for (int64_t j = 0; j < size; j++) {
+                const uint8_t *from = at(number, step, place[j]);
+                uint8_t *to = row + j * t.channels;
+                for (int64_t left = t.channels; left > 0; left -= 64, to += 64, from += 64) {
                     const __mmask64 mask = left < 64 ? (1ull << left) - 1 : ~0ull;
                     _mm512_mask_storeu_epi8(to, mask, _mm512_maskz_loadu_epi8(mask, from));
                 }
-            });
+            }
     }
 
-    void sum_depthwise(int64_t number, int64_t position, int64_t step, int64_t channel, __mmask64 mask, int32_t *found) {
+    void sum_depthwise(int64_t number, int64_t count, int64_t step, int64_t channel, __mmask64 mask) {
         const Term &t = l.terms[number];
-        const int64_t padded = (t.channels + CHANNELS - 1) / CHANNELS * CHANNELS;
-        __m512i sum[4];
-        for (int part = 0; part < 4; part++)
-            sum[part] = _mm512_loadu_si512(t.start + channel + 16 * part);
-        visit(number, position, step, [&](int64_t place, const uint8_t *from, int64_t run) {
-            const int32_t *weight = (const int32_t *)t.weight + place * padded + channel;
-            for (; run > 0; run--, from += t.channels, weight += padded)
+        const int64_t size = t.kernel[0] * t.kernel[1], padded = (t.channels + CHANNELS - 1) / CHANNELS * CHANNELS;
+        const int64_t *place = places[number].data();
+        int32_t *found = &sums[number * POSITIONS * CHANNELS];
+        for (int64_t i = 0; i < count; i++, place += size, found += CHANNELS) {
+            const int32_t *weight = (const int32_t *)t.weight + channel;
+            __m512i sum[4];
+            for (int part = 0; part < 4; part++)
+                sum[part] = _mm512_loadu_si512(t.start + channel + 16 * part);
+            for (int64_t j = 0; j < size; j++, weight += padded) {
+                const uint8_t *from = at(number, step, place[j]) + channel;
+#pragma GCC unroll 4
                 for (int part = 0; part < 4; part++)
-                    sum[part] = _mm512_dpwssd_epi32(sum[part], integers(from + channel, mask, part),
+                    sum[part] = _mm512_dpwssd_epi32(sum[part], integers(from, mask, part),
                                                     _mm512_loadu_si512(weight + 16 * part));
-        });
-        for (int part = 0; part < 4; part++)
-            _mm512_storeu_si512(found + 16 * part, sum[part]);
+            }
+            for (int part = 0; part < 4; part++)
+                _mm512_storeu_si512(found + 16 * part, sum[part]);
+        }
     }
 
     void run(int64_t first) {
         const int64_t count = std::min(POSITIONS, l.images * l.height * l.width - first);
         for (int64_t i = 0; i < l.number; i++)
-            for (int64_t step = 0; step < l.steps; step++)
-                if (l.terms[i].kind == DENSE && !is_product(l.terms[i], count))
-                    gather(i, first, count, step);
+            if (l.terms[i].kind == DEPTHWISE || l.terms[i].kind == DENSE && !is_product(l.terms[i], count)) {
+                locate(i, first, count);
+                for (int64_t step = 0; step < l.steps && l.terms[i].kind == DENSE; step++)
+                    gather(i, count, step);
+            }
         for (int64_t channel = 0; channel < l.channels; channel += CHANNELS) {
             const int64_t left = std::min(CHANNELS, l.channels - channel), start = first * l.channels + channel;
             const __mmask64 mask = left < CHANNELS ? (1ull << left) - 1 : ~0ull;
@@ -185,8 +193,8 @@ struct Worker {
                     for (int64_t c = channel; t.kind == DENSE && c < channel + left; c += 32)
                         multiply(a, t.depth, (const int8_t *)t.weight + c * t.depth, t.depth, t.start + c,
                                  found + c - channel);
-                    for (int64_t j = 0; t.kind == DEPTHWISE && j < count; j++)
-                        sum_depthwise(i, first + j, step, channel, mask, found + j * CHANNELS);
+                    if (t.kind == DEPTHWISE)
+                        sum_depthwise(i, count, step, channel, mask);
                 }
                 fire(step, first, count, channel, start, mask, sent);
             }

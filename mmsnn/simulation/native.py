@@ -37,6 +37,7 @@ from .plan import Plan
 from .worth import compiler_name, has_compiler
 
 CHANNELS = 64  # of a block: what channels have is padded to a multiple
+NOTHING = torch.zeros(0, dtype=torch.int64)
 _DENSE, _DEPTHWISE, _CODES, _VALUES = range(4)
 _ADDITIONS = {operator.add, operator.iadd, torch.add, 'add'}
 
@@ -139,12 +140,10 @@ class NativeLayer(nn.Module):
             self._layer = self._prepare(shape[1])
         layer, size = self._layer, ctypes.c_void_p * self.steps
         codes = [torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last) for _ in range(self.steps)]
-        counts, held = torch.zeros(2, dtype=torch.int64), []
+        held: list = []  # what pointers refer to
         for term, each, (before, _, conv) in zip(self._terms, maps, self._given):
-            if conv is None:
+            if conv is None and each[0].shape != shape:
                 each = [value.expand(shape) for value in each]
-            if before is None:
-                each = [value.float() for value in each]
             each = [value.contiguous(memory_format=torch.channels_last) for value in each]
             term.height, term.width = each[0].shape[2:]
             pointers = size(*(value.data_ptr() for value in each * (self.steps // len(each))))
@@ -155,17 +154,19 @@ class NativeLayer(nn.Module):
         pointers = size(*(value.data_ptr() for value in codes))
         layer.codes, layer.sent = ctypes.addressof(pointers), None if sent is None else sent.data_ptr()
         layer.changes = self._changes.data_ptr() + int(first) * self._changes.shape[1]
+        counts = torch.zeros(2, dtype=torch.int64) if self.record else NOTHING
         layer.counts = counts.data_ptr() if self.record else None
         layer.images, layer.channels, layer.height, layer.width = shape
         layer.threads = torch.get_num_threads()
         if codes[0].numel():
             library().fire(ctypes.byref(layer))
-        return [*codes, counts.double()]
+        return [*codes, counts]
 
-    def shape(self, maps: list[list[Tensor]]) -> torch.Size:
+    def shape(self, maps: list[list[Tensor]]) -> tuple[int, ...]:
         """Of the layer's neurons, (N, C, H, W)."""
-        return torch.broadcast_shapes(*(each[0].shape if conv is None else convolved(conv, each[0])
-                                        for each, (_, _, conv) in zip(maps, self._given)))
+        shapes = (each[0].shape if conv is None else convolved(conv, each[0])
+                  for each, (_, _, conv) in zip(maps, self._given))
+        return functools.reduce(lambda one, other: one if one == other else torch.broadcast_shapes(one, other), shapes)
 
     def _prepare(self, channels: int) -> _Layer:
         """Arrange weights, and all that channels have, as native.cpp reads them."""
@@ -314,7 +315,7 @@ def _define() -> torch.library.Library:
         layer = _LAYERS[number]
         like = torch.empty(layer.shape(grouped(maps, each)), dtype=torch.uint8, device='cpu',
                            memory_format=torch.channels_last)
-        return [*(torch.empty_like(like) for _ in range(layer.steps)), torch.empty(2, dtype=torch.float64)]
+        return [*(torch.empty_like(like) for _ in range(layer.steps)), torch.empty(2 if layer.record else 0, dtype=torch.int64)]
 
     return operation
 
