@@ -12,6 +12,7 @@ import logging
 import weakref
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -157,10 +158,12 @@ class IntegerConvolution(nn.Module):
             codes, 1., self.zero_point, self._packed, self.scale, self._zeros, self.bias, self.stride, self.padding,
             self.dilation, self.groups, 1., 0, torch.float32, 'none', [], '')
 
-    def shape(self, codes: Tensor) -> tuple:
-        sizes = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride
-                 in zip(codes.shape[2:], self.padding, self.dilation, self.weight.shape[2:], self.stride)]
-        return codes.shape[0], self.weight.shape[0], *sizes
+
+def convolved(conv: Any, x: Tensor) -> tuple[int, ...]:
+    """The shape of what a convolution makes of ``x``."""
+    sizes = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride
+             in zip(x.shape[2:], conv.padding, conv.dilation, conv.weight.shape[2:], conv.stride)]
+    return x.shape[0], conv.weight.shape[0], *sizes
 
 
 _numbers = itertools.count()
@@ -201,7 +204,7 @@ def _define() -> torch.library.Library:
     @torch.library.register_fake('mmsnn::integer_convolution', lib=library)
     def _(codes: Tensor, number: int) -> Tensor:
         layer = _LAYERS[number]
-        return torch.empty(layer.shape(codes), dtype=torch.float32, device=codes.device,
+        return torch.empty(convolved(layer, codes), dtype=torch.float32, device=codes.device,
                            memory_format=torch.channels_last)
 
     return library

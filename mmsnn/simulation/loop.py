@@ -146,12 +146,12 @@ class TimeLoop:
         if key not in self._chunks:
             chunk = Chunk(self.plan, dimensions, steps, self.dtype, record, each_step, in_place=self.fast,
                           share=not self.fast, tiled=not self.fast, integers=self.integers, whole=whole)
-            run: Callable = chunk.graph_module
+            module: nn.Module = chunk.graph_module
             if self.fast:
-                run = chunk.graph_module.to(memory_format=torch.channels_last)
-            if self.compile and not chunk.is_native:
-                run = self.program(run, self._held[0].device, not self.integers)
-            self._chunks[key] = chunk, run
+                module = module.to(memory_format=torch.channels_last)
+            compiles = self.compile and not chunk.is_native
+            self._chunks[key] = chunk, self.program(
+                module, self._held[0].device, not self.integers) if compiles else module
         return self._chunks[key]
 
     def shapes(self, values: Env, sources: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, torch.Size]:

@@ -11,16 +11,10 @@ for a machine in two seconds; without a compiler, or on other processors, the sa
 """
 import ctypes
 import functools
-import hashlib
 import itertools
-import logging
-import math
 import operator
-import os
-import subprocess
 import weakref
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,11 +24,10 @@ from torch import Tensor, fx, nn
 from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron
 from .codes import Code, Decoder
-from .compiling import cache_folder
-from .integers import has_integers, round_weights
+from .integers import convolved, has_integers, round_weights
+from .machine_code import library
 from .operations import source_of
 from .plan import Plan
-from .worth import compiler_name, has_compiler
 
 CHANNELS = 64  # of a block: what channels have is padded to a multiple
 NOTHING = torch.zeros(0, dtype=torch.int64)
@@ -64,12 +57,13 @@ def native_layers(plan: Plan, layers: Mapping[fx.Node, fx.Node], coded: Mapping[
 
     def terms(node: fx.Node) -> Iterator[Term]:
         alone = sum(user in plan.varies for user in node.users) == 1 and node not in plan.targets
-        if alone and node in layers and plan.modules[node].groups in (1, plan.modules[node].weight.shape[0]) \
-                and plan.modules[node].groups in (1, plan.modules[node].in_channels):
+        conv: Any = plan.modules.get(node)
+        if alone and node in layers and (conv.groups == 1 or conv.groups == conv.in_channels == conv.out_channels):
             within.add(node)
             yield Term(layers[node], node)
         elif alone and node.target in _ADDITIONS and len(node.args) == len(node.all_input_nodes) == 2 \
-                and not node.kwargs and node in plan.varies and all(dimensions.get(arg) == 4 for arg in node.args):
+                and not node.kwargs and node in plan.varies and all(
+                    dimensions.get(arg) == 4 for arg in node.all_input_nodes):
             within.add(node)
             for arg in node.all_input_nodes:
                 yield from terms(arg)
@@ -131,19 +125,26 @@ class NativeLayer(nn.Module):
         Returns:
             The codes of the K steps, (N, C, H, W), uint8, channels last, and the numbers of events and spikes, (2,).
         """
+        if not torch.compiler.is_compiling():
+            return self.fire(first, sent, maps)
         return torch.ops.mmsnn.native_layer(first, sent, [map for each in maps for map in each],
                                             [len(each) for each in maps], self.number)
 
-    def fire(self, first: Tensor, sent: Tensor | None, maps: list[list[Tensor]]) -> list[Tensor]:
+    def fire(self, first: Tensor, sent: Tensor | None, maps: Sequence[list[Tensor]]) -> list[Tensor]:
         shape = self.shape(maps)
         if self._layer is None:
             self._layer = self._prepare(shape[1])
         layer, size = self._layer, ctypes.c_void_p * self.steps
         codes = [torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last) for _ in range(self.steps)]
         held: list = []  # what pointers refer to
-        for term, each, (before, _, conv) in zip(self._terms, maps, self._given):
+        for term, each, (_, _, conv) in zip(self._terms, maps, self._given):
             if conv is None and each[0].shape != shape:
                 each = [value.expand(shape) for value in each]
+            elif conv is not None and convolved(conv, each[0]) != shape:  # added to a larger map
+                if each[0].shape[2:] != (1, 1) or conv.kernel_size != (1, 1):
+                    raise ValueError(f"dtype='int8': what {conv} gives of {tuple(each[0].shape)} is added to a larger "
+                                     "map. Use dtype='bfloat16'")
+                each = [value.expand(shape[0], -1, *shape[2:]) for value in each]
             each = [value.contiguous(memory_format=torch.channels_last) for value in each]
             term.height, term.width = each[0].shape[2:]
             pointers = size(*(value.data_ptr() for value in each * (self.steps // len(each))))
@@ -162,7 +163,7 @@ class NativeLayer(nn.Module):
             library().fire(ctypes.byref(layer))
         return [*codes, counts]
 
-    def shape(self, maps: list[list[Tensor]]) -> tuple[int, ...]:
+    def shape(self, maps: Sequence[list[Tensor]]) -> tuple[int, ...]:
         """Of the layer's neurons, (N, C, H, W)."""
         shapes = (each[0].shape if conv is None else convolved(conv, each[0])
                   for each, (_, _, conv) in zip(maps, self._given))
@@ -188,7 +189,7 @@ class NativeLayer(nn.Module):
                     setattr(term, name, getattr(conv, name))
                 term.kernel = tuple(conv.kernel_size)
                 arranged = tiles(weight) if conv.groups == 1 else taps(weight)
-                term.weight, term.depth = self._pointer(arranged), arranged.shape[1] * 64 if conv.groups == 1 else 0
+                term.weight, term.depth = self._pointer(arranged), 64 * arranged.shape[1] if conv.groups == 1 else 0
                 term.start = self._pointer(padded(-term.zero_point * weight.int().flatten(1).sum(1)).int())
             elif before is not None:
                 bias = bias - term.zero_point * scale
@@ -221,17 +222,10 @@ def decode(codes: Tensor, threshold: Tensor, zero_point: int) -> Tensor:
     """Codes, (N, C, H, W), as values."""
     codes, threshold = codes.contiguous(memory_format=torch.channels_last), threshold.contiguous()
     values = torch.empty(codes.shape)
-    images, channels, *sizes = codes.shape
+    images, channels, height, width = codes.shape
     library().decode(*(ctypes.c_void_p(value.data_ptr()) for value in (codes, threshold, values)), *map(
-        ctypes.c_int64, (images, math.prod(sizes), channels, zero_point, torch.get_num_threads())))
+        ctypes.c_int64, (images, height * width, channels, zero_point, torch.get_num_threads())))
     return values
-
-
-def convolved(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
-    """The shape of what a convolution makes of ``x``."""
-    sizes = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride
-             in zip(x.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride)]
-    return x.shape[0], conv.out_channels, *sizes
 
 
 def padded(value: Tensor) -> Tensor:
@@ -255,35 +249,6 @@ def taps(weight: Tensor) -> Tensor:
     """Weights of a convolution of each channel by itself, (C, 1, H, W), as (H W, C), int32, padded with zeros."""
     rows = weight.flatten(1).t().int()
     return F.pad(rows, (0, -rows.shape[1] % CHANNELS)).contiguous()
-
-
-@functools.cache
-def library() -> Any:
-    """``native.cpp`` in machine code, which is made once and kept; None where that is not possible."""
-    flags = Path('/proc/cpuinfo')
-    found = set(flags.read_text().split('flags', 1)[-1].split('\n', 1)[0].split()) if flags.exists() else set()
-    if not has_integers() or not {'avx512_vnni', 'avx512vbmi'} <= found or not has_compiler():
-        return None
-    options = ['-O3', '-std=c++17', '-shared', '-fPIC', '-fopenmp',
-               *(f'-mavx512{name}' for name in ('f', 'bw', 'vl', 'dq', 'vnni', 'vbmi'))]
-    if 'amx_int8' in found and hasattr(torch.cpu, '_init_amx') and torch.cpu._init_amx():
-        options += ['-mamx-tile', '-mamx-int8']
-    source = Path(__file__).with_name('native.cpp')
-    key = hashlib.sha256(source.read_bytes() + ' '.join([compiler_name(), *options]).encode()).hexdigest()[:16]
-    file = cache_folder().with_name('native') / f'{key}.so'
-    try:
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            made = file.with_suffix(f'.{os.getpid()}')  # another process may be at it
-            subprocess.run([compiler_name(), *options, str(source), '-o', str(made)], check=True, capture_output=True,
-                           text=True)
-            made.replace(file)
-        return ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError) as error:
-        logging.getLogger(__name__).warning(
-            "dtype='int8': %s could not be compiled, simulating without, which is slower (%s)", source,
-            getattr(error, 'stderr', None) or error)
-        return None
 
 
 _numbers = itertools.count()
@@ -315,7 +280,8 @@ def _define() -> torch.library.Library:
         layer = _LAYERS[number]
         like = torch.empty(layer.shape(grouped(maps, each)), dtype=torch.uint8, device='cpu',
                            memory_format=torch.channels_last)
-        return [*(torch.empty_like(like) for _ in range(layer.steps)), torch.empty(2 if layer.record else 0, dtype=torch.int64)]
+        counts = torch.empty(2 if layer.record else 0, dtype=torch.int64)
+        return [*(torch.empty_like(like) for _ in range(layer.steps)), counts]
 
     return operation
 
