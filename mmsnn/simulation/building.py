@@ -72,8 +72,10 @@ class Builder:
         if not each_step:
             for node in chunk.targets:
                 entry = Kept(node, 'output')
-                if chunk.sums:
-                    update(entry, self._last(node))
+                if node in chunk.native and in_place:
+                    graph.call_module(self.decoders[node], (self.codes[node][-1], kept[entry]))
+                elif chunk.sums:
+                    update(entry, self.at(node, self.steps - 1))
                 else:
                     update(entry, graph.call_function(_add_steps, (kept[entry], self.value(node), self.steps > 1)))
         values = [self.value(node) if self.steps > 1 else graph.call_function(torch.unsqueeze, (self.value(node), 0))
@@ -101,12 +103,6 @@ class Builder:
             self.single[node] = [value] if self.steps == 1 else [
                 self.graph.call_function(_item, (value, index)) for index in range(self.steps)]
         return self.single[node][step]
-
-    def _last(self, node: fx.Node) -> fx.Node:
-        """The value at the last step, as it leaves the network."""
-        if node in self.chunk.native:
-            return self.graph.call_module(self.decoders[node], (self.codes[node][-1], True))
-        return self.at(node, self.steps - 1)
 
     def once(self, node: fx.Node) -> fx.Node:
         """The value of a static node."""

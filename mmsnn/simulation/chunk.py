@@ -73,8 +73,8 @@ class Chunk:
 
     @property
     def is_native(self) -> bool:
-        """Whether there is nothing left for a compiler."""
-        return set(self.computed) <= self.native.keys()
+        """Whether all neurons are computed by ``native.cpp``: what is left is not worth compiling."""
+        return bool(self.neurons) and set(self.neurons) <= self.native.keys()
 
     def running_inputs(self, node: fx.Node) -> list[fx.Node]:
         """The inputs whose mean over time a running node follows."""

@@ -210,22 +210,21 @@ class NativeLayer(nn.Module):
 
 
 class NativeDecoder(Decoder):
-    """The same, read at the end: laid out in memory as the ANN's output."""
+    """The same, or written to ``values``, which lie in memory as the ANN's output."""
 
-    def forward(self, codes: Tensor, contiguous: bool = False) -> Tensor:
-        if not contiguous:
+    def forward(self, codes: Tensor, values: Tensor | None = None) -> Tensor:
+        if values is None:
             return super().forward(codes)
-        return torch.ops.mmsnn.decode(codes, self.threshold.flatten().expand(codes.shape[1]), self.code.zero_point)
+        torch.ops.mmsnn.decode(codes, self.threshold.flatten().expand(codes.shape[1]), self.code.zero_point, values)
+        return values
 
 
-def decode(codes: Tensor, threshold: Tensor, zero_point: int) -> Tensor:
-    """Codes, (N, C, H, W), as values."""
+def decode(codes: Tensor, threshold: Tensor, zero_point: int, values: Tensor) -> None:
+    """Write codes, (N, C, H, W), as values, of the same shape and contiguous."""
     codes, threshold = codes.contiguous(memory_format=torch.channels_last), threshold.contiguous()
-    values = torch.empty(codes.shape)
     images, channels, height, width = codes.shape
     library().decode(*(ctypes.c_void_p(value.data_ptr()) for value in (codes, threshold, values)), *map(
         ctypes.c_int64, (images, height * width, channels, zero_point, torch.get_num_threads())))
-    return values
 
 
 def padded(value: Tensor) -> Tensor:
@@ -269,11 +268,10 @@ def _define() -> torch.library.Library:
         return _LAYERS[number].fire(first, sent, grouped(maps, each))
 
     operation.impl('native_layer', fire, 'CPU')
-    operation.define('decode(Tensor codes, Tensor threshold, int zero_point) -> Tensor',
+    operation.define('decode(Tensor codes, Tensor threshold, int zero_point, Tensor(a!) values) -> ()',
                      tags=(torch.Tag.pt2_compliant_tag,))
     operation.impl('decode', decode, 'CPU')
-    torch.library.register_fake('mmsnn::decode', lambda codes, threshold, zero_point: torch.empty(codes.shape),
-                                lib=operation)
+    torch.library.register_fake('mmsnn::decode', lambda *_: None, lib=operation)
 
     @torch.library.register_fake('mmsnn::native_layer', lib=operation)
     def _(first: Tensor, sent: Tensor | None, maps: list[Tensor], each: list[int], number: int) -> list[Tensor]:
