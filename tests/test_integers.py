@@ -105,10 +105,29 @@ def test_the_same_bits_whatever_the_batch_the_chunk_and_the_threads(pipeline):
 
 
 @pytest.mark.skipif(shutil.which('c++') is None and shutil.which('g++') is None, reason='needs a C++ compiler')
-def test_compiled_integers_equal_the_plain_loop():
+def test_compiled_integers_equal_the_plain_loop(monkeypatch):
+    monkeypatch.setattr(native, 'library', lambda: None)
     plain, fast = pair('differential', Convolutions, time_steps=2, compile=True)
     torch._dynamo.reset()
     assert_same(fast(inputs()), plain(inputs()))
+
+
+class Mixed(torch.nn.Sequential):
+    """An activation that the machine code does not have."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3),
+                         torch.nn.Hardsigmoid(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU())
+
+
+@pytest.mark.skipif(not library(), reason='needs a C++ compiler and AVX-512 VNNI')
+@pytest.mark.parametrize('network, programs', [(Mixed, 1), (Convolutions, 0)])
+def test_what_machine_code_does_not_compute_is_compiled(network, programs):
+    plain, fast = pair('differential', network, time_steps=2, conversion=dict(coding='differential'), compile=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert_same(fast(inputs()), plain(inputs()))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == programs
 
 
 def test_spikes_are_counted_alike():
