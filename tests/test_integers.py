@@ -376,7 +376,7 @@ class Bottlenecks(torch.nn.Module):
 @pytest.fixture(params=[True, False], ids=['with AMX where there is', 'without AMX'])
 def amx(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr(torch.cpu, '_init_amx', lambda: False)
+        monkeypatch.setenv('ONEDNN_MAX_CPU_ISA', 'AVX512_CORE_VNNI')
     machine_code._library.cache_clear()
     yield
     machine_code._library.cache_clear()

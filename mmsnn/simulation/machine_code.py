@@ -28,7 +28,9 @@ def _library() -> ctypes.CDLL | None:
         return None
     options = ['-O3', '-std=c++17', '-shared', '-fPIC', '-fopenmp',
                *(f'-mavx512{name}' for name in ('f', 'bw', 'vl', 'dq', 'vnni', 'vbmi'))]
-    if 'amx_int8' in found and hasattr(torch.cpu, '_init_amx') and torch.cpu._init_amx():
+    limit = os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper()  # what keeps oneDNN from AMX keeps this from it too
+    if 'amx_int8' in found and ('AMX' in limit or not limit.startswith(('AVX', 'SSE'))) \
+            and hasattr(torch.cpu, '_init_amx') and torch.cpu._init_amx():
         options += ['-mamx-tile', '-mamx-int8']
     source = Path(__file__).with_name('native.cpp')
     key = hashlib.sha256(source.read_bytes() + ' '.join([compiler_name(), *options]).encode()).hexdigest()[:16]

@@ -125,7 +125,7 @@ class NativeLayer(nn.Module):
         Returns:
             The codes of the K steps, (N, C, H, W), uint8, channels last, and the numbers of events and spikes, (2,).
         """
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not torch.autograd._profiler_enabled():  # which sees operations only
             return self.fire(first, sent, maps)
         return torch.ops.mmsnn.native_layer(first, sent, [map for each in maps for map in each],
                                             [len(each) for each in maps], self.number)
