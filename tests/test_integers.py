@@ -1,6 +1,7 @@
 """Convolutions of bytes: the same as the plain loop with the same rounded weights, bit by bit."""
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import mmsnn
 from mmsnn.export.formats import export
 from mmsnn.neurons.differential import Differential
 from mmsnn.neurons.pipelines import make_pipeline
-from mmsnn.simulation import integers
+from mmsnn.simulation import integers, machine_code, native
 from mmsnn.simulation.codes import code_of, nearest_power
 from mmsnn.simulation.integers import integer_layers, round_network, round_weights
+from mmsnn.simulation.machine_code import library
 
 from networks import Residual, leaves, randomise_norms
 
@@ -65,7 +67,8 @@ def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, opt
 
 @pytest.mark.parametrize('pipeline, options', [
     *((name, {}) for name in PIPELINES), ('differential', dict(narrowing=3))], ids=[*PIPELINES, 'a zone that narrows'])
-def test_integers_equal_the_plain_loop_for_every_neuron_and_chunk(pipeline, options):
+def test_integers_equal_the_plain_loop_for_every_neuron_and_chunk(pipeline, options, monkeypatch):
+    monkeypatch.setattr(native, 'library', lambda: None)  # with it: below
     plain, fast = pair(pipeline, options=options)
     assert len(integer_layers(plain.plan)) == 2
     expected = plain(inputs())
@@ -102,10 +105,29 @@ def test_the_same_bits_whatever_the_batch_the_chunk_and_the_threads(pipeline):
 
 
 @pytest.mark.skipif(shutil.which('c++') is None and shutil.which('g++') is None, reason='needs a C++ compiler')
-def test_compiled_integers_equal_the_plain_loop():
+def test_compiled_integers_equal_the_plain_loop(monkeypatch):
+    monkeypatch.setattr(native, 'library', lambda: None)
     plain, fast = pair('differential', Convolutions, time_steps=2, compile=True)
     torch._dynamo.reset()
     assert_same(fast(inputs()), plain(inputs()))
+
+
+class Mixed(torch.nn.Sequential):
+    """An activation that the machine code does not have."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3),
+                         torch.nn.Hardsigmoid(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU())
+
+
+@pytest.mark.skipif(not library(), reason='needs a C++ compiler and AVX-512 VNNI')
+@pytest.mark.parametrize('network, programs', [(Mixed, 1), (Convolutions, 0)])
+def test_what_machine_code_does_not_compute_is_compiled(network, programs):
+    plain, fast = pair('differential', network, time_steps=2, conversion=dict(coding='differential'), compile=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert_same(fast(inputs()), plain(inputs()))
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == programs
 
 
 def test_spikes_are_counted_alike():
@@ -296,9 +318,77 @@ def test_halves_of_thresholds_decide_as_the_whole_difference_does():
     assert torch.equal(code.change(rule, code.target(activation) - sent), rule.nearest(activation - sent))
 
 
+def test_a_compiler_that_fails_is_reported_once(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv('CXX', 'false')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path))
+    if 'avx512vbmi' not in Path('/proc/cpuinfo').read_text():
+        pytest.skip('this processor has no need of it')
+    machine_code._library.cache_clear()
+    try:
+        plain, fast = pair('differential')
+        for _ in range(2):
+            assert_same(fast(inputs()), plain(inputs()))
+    finally:
+        machine_code._library.cache_clear()
+    assert caplog.text.count('native.cpp could not be compiled') == 1
+
+
 @pytest.mark.parametrize('pipeline', ['signed', 'differential'])
 def test_without_such_a_processor_the_same_is_computed_in_float32(pipeline, monkeypatch, caplog):
     plain, fast = pair(pipeline)
     monkeypatch.setattr(integers, '_LIBRARY', None)
     assert_same(fast(inputs()), plain(inputs()))
     assert "dtype='int8' needs a processor" in caplog.text
+
+
+class Context(torch.nn.Module):
+    """A branch of one position is added to a whole map; a depthwise convolution; more channels than a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.depthwise = torch.nn.Conv2d(3, 96, 3, padding=1), torch.nn.Conv2d(96, 96, 3, 2, 1, groups=96)
+        self.before, self.squeeze = torch.nn.Conv2d(3, 8, 16), torch.nn.Conv2d(8, 96, 1)
+        self.last = torch.nn.Conv2d(96, 70, 1)
+
+    def forward(self, x):
+        relu = torch.nn.functional.relu
+        maps = relu(self.depthwise(relu(self.stem(x))) + self.squeeze(relu(self.before(x))))
+        return relu(self.last(maps))
+
+
+class Bottlenecks(torch.nn.Module):
+    """Convolutions without an activation between them, and a sum of them, as in MobileNetV2."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 24, 1)
+        self.wide, self.narrow = torch.nn.Conv2d(24, 144, 1), torch.nn.Conv2d(144, 24, 1)
+        self.last = torch.nn.Conv2d(24, 32, 3, 2, 1, dilation=1)
+
+    def forward(self, x):
+        relu6 = torch.nn.functional.relu6
+        x = self.first(relu6(self.stem(x)))
+        x = x + self.narrow(relu6(self.wide(x)))
+        return relu6(self.last(x))
+
+
+@pytest.fixture(params=[True, False], ids=['with AMX where there is', 'without AMX'])
+def amx(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setenv('ONEDNN_MAX_CPU_ISA', 'AVX512_CORE_VNNI')
+    machine_code._library.cache_clear()
+    yield
+    machine_code._library.cache_clear()
+
+
+@pytest.mark.skipif(not library(), reason='needs a C++ compiler and AVX-512 VNNI')
+@pytest.mark.parametrize('network, layers', [(Residual, 3), (Context, 4), (Bottlenecks, 5)])
+def test_machine_code_equals_the_plain_loop(network, layers, amx):
+    plain, fast = pair('differential', network, conversion=dict(coding='differential'), options=dict(narrowing=3))
+    x = inputs(3)
+    expected = plain(x)
+    for fast.chunk_steps in (None, 1, 3):
+        assert_same(fast(x), expected)
+    assert {len(chunk.native) for chunk, _ in fast.loop._chunks.values()} == {layers}
+    assert all(value.abs().max() > 0 for value in leaves(expected))

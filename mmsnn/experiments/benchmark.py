@@ -213,10 +213,13 @@ def breakdown(args: argparse.Namespace) -> list[dict]:
 
 
 def kind_of(operation: str) -> str:
-    """What an operation that the profiler reports belongs to; ``calls`` is what wraps and finds operations."""
+    """What an operation that the profiler reports belongs to; ``calls`` is what wraps and finds operations.
+
+    ``mmsnn::native_layer`` is convolutions with the neurons behind them.
+    """
     if operation in ('aten::mkldnn_convolution', 'aten::_slow_conv2d_forward', 'mkldnn::_convolution_pointwise',
                      'mkldnn::_convolution_pointwise_', 'aten::thnn_conv2d', 'aten::_conv_depthwise2d', 'aten::addmm',
-                     'aten::mm'):
+                     'aten::mm', 'onednn::qconv2d_pointwise', 'mmsnn::native_layer'):
         return 'convolutions'
     if operation.startswith(('TorchDynamo', 'Torch-Compiled', 'aten::conv', 'aten::_conv', 'Pregraph')):
         return 'calls'

@@ -7,7 +7,6 @@ from torch import Tensor, fx, nn
 from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
 from ..conversion.placing import trace
-from ..neurons.model import NEURONS
 from ..neurons.pipelines import make_pipeline
 from ..openmmlab.parts import Dense
 from ..simulation.loop import TimeLoop
@@ -46,8 +45,7 @@ def small_image(ann: nn.Module) -> Tensor:
 
 def convert(ann: nn.Module, time_steps: int, pipeline: str, **options) -> SpikingNetwork:
     """Convert, with the neurons of a pipeline; a small image is enough for that."""
-    # As the wrappers' configs do it: a whole detector for the neurons of the pipeline, a backbone for a rate code.
-    coding = NEURONS[make_pipeline(pipeline).neuron].coding if isinstance(ann, Dense) else 'rate'
+    coding = make_pipeline(pipeline).rule(time_steps).coding
     snn = convert_network(ann, time_steps, coding=coding, **options)
     calibrate(snn, [small_image(ann)], pipeline, progress=False, weights=False, bias=False, potential=None)
     return snn

@@ -1,6 +1,5 @@
 """What neurons hand on as bytes: small integers, in units of the threshold, and what keeps sums of changes within them.
 """
-import math
 from typing import NamedTuple
 
 import torch
@@ -23,9 +22,9 @@ class Code(NamedTuple):
     Attributes:
         zero_point: the code of 0.
         low, high: the least and the largest target.
-        halves: whether targets are known to half a threshold only, as the middle of [k/2, (k+1)/2): these halves, k,
-            are bytes too. Whatever decides on the next spike, 1/2, 3/2, 3, 6 ... thresholds of difference, is a
-            multiple of a half, so that the same is sent, but where a difference is exactly one of them.
+        halves: whether targets are known to half a threshold only, as the middle of [k/2, (k+1)/2). Whatever decides
+            on the next spike, 1/2, 3/2, 3, 6 ... thresholds of difference, is a multiple of a half, so that the same is
+            sent, but where a difference is exactly one of them.
     """
 
     zero_point: int
@@ -45,19 +44,7 @@ class Code(NamedTuple):
         """The target for an activation in units of the threshold."""
         if not self.halves:
             return activation.clamp(self.low, self.high)
-        return self.middle(torch.round(2 * activation - .5).clamp(2 * self.low, 2 * self.high))
-
-    def middle(self, halves: Tensor) -> Tensor:
-        """The target that stands for so many halves of a threshold."""
-        return halves * .5 + .25
-
-    def target_of(self, halves: Tensor, ceiling: float, threshold: Tensor) -> Tensor:
-        """The target of a rectifier that is cut at ``ceiling``, of what a convolution emits: halves from 0 to 255."""
-        halves = halves.to(threshold.dtype)
-        if ceiling == math.inf:
-            return self.middle(halves.clamp(max=2 * self.high))
-        largest = torch.round(2 * ceiling / threshold - .5).clamp(max=2 * self.high)
-        return self.middle(torch.minimum(halves, largest))
+        return torch.round(2 * activation - .5).clamp(2 * self.low, 2 * self.high) * .5 + .25
 
     def change(self, rule: Differential, difference: Tensor) -> Tensor:
         """What is sent for a difference between target and sum, all in units of the threshold."""

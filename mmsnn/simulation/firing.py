@@ -103,11 +103,8 @@ class Firing(nn.Module):
         sent = state[0].to(threshold.dtype) - code.zero_point if state else threshold.new_zeros(())
         codes, changes = [], []
         for number, current in enumerate(currents):
-            if current.dtype == torch.uint8:  # the convolution has done all but cutting
-                target = code.target_of(current, self.ceiling, threshold)
-            else:
-                value = activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation)
-                target = code.target(value * self.scale.view_as(threshold))
+            value = activate(current.to(threshold.dtype) + constant, self.ceiling, self.activation)
+            target = code.target(value * self.scale.view_as(threshold))
             rule = self.model.at(first + number, self.time_steps)
             assert isinstance(rule, Differential)
             change = code.change(rule, target - sent)

@@ -11,14 +11,14 @@ import itertools
 import logging
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..neurons.layer import IFNeuron
-from .codes import BYTE, Code, code_of
+from .codes import Code, code_of
 from .operations import computes_as, source_of
 from .plan import Plan, is_neuron
 
@@ -63,21 +63,6 @@ def coded_layers(plan: Plan, layers: Mapping[fx.Node, fx.Node]) -> dict[fx.Node,
             code = code_of(neuron) if neuron.channel_axis == 1 else None
             if code is not None:
                 found[node] = code
-    return found
-
-
-def target_layers(plan: Plan, layers: Iterable[fx.Node], coded: Mapping[fx.Node, Code]) -> dict[fx.Node, IFNeuron]:
-    """The convolutions whose result is the current of one layer of rectifying neurons alone, each with that layer.
-
-    They can emit the targets of these neurons, in halves of thresholds, which are bytes, in the place of currents.
-    """
-    found = {}
-    for node in layers:
-        readers = [user for user in node.users if user in plan.varies]
-        if len(readers) == 1 and node not in plan.targets and readers[0] in coded:
-            neuron = plan.modules[readers[0]]
-            if coded[readers[0]].halves and neuron.activation is None:
-                found[node] = neuron
     return found
 
 
@@ -134,22 +119,13 @@ class IntegerConvolution(nn.Module):
         conv: the convolution.
         threshold: of the neurons before, (1,) or (C_in,).
         code: of what they hand on.
-        behind: the neurons behind, whose targets are to be emitted in halves of their thresholds, ``floor(2 (W s + b) /
-            h)``, as bytes from 0 to 255.
     """
 
-    def __init__(self, conv: nn.Conv2d, threshold: Tensor, code: Code, behind: IFNeuron | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, threshold: Tensor, code: Code) -> None:
         super().__init__()
         self.weight, scale = round_weights(conv.weight.detach(), threshold, conv.groups)
-        bias = None if conv.bias is None else conv.bias.detach().float().clone()
-        self.dtype = torch.float32
-        if behind is not None:
-            self.dtype = torch.uint8
-            half = behind.threshold.float() / 2
-            scale = scale / half
-            # What is emitted is rounded to the nearest integer.
-            bias = (behind.bias.float() + (0. if bias is None else bias)).expand(len(scale)) / half - .5
-        self.scale, self.bias = scale.contiguous(), bias
+        self.bias = None if conv.bias is None else conv.bias.detach().float().clone()
+        self.scale = scale.contiguous()
         assert not isinstance(conv.padding, str)
         self.stride: list[int] = list(conv.stride)
         self.padding: list[int] = list(conv.padding)
@@ -166,8 +142,7 @@ class IntegerConvolution(nn.Module):
         values = codes.float() - self.zero_point
         sums = F.conv2d(values, self.weight.to(values), None, self.stride, self.padding, self.dilation, self.groups)
         result = sums * self.scale.to(values).view(-1, 1, 1)
-        result = result if self.bias is None else result + self.bias.to(values).view(-1, 1, 1)
-        return result if self.dtype == torch.float32 else torch.round(result).clamp(0, BYTE).to(self.dtype)
+        return result if self.bias is None else result + self.bias.to(values).view(-1, 1, 1)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_packed': None}
@@ -181,12 +156,14 @@ class IntegerConvolution(nn.Module):
             self._zeros = torch.zeros(len(self.scale), dtype=torch.int32)
         return torch.ops.onednn.qconv2d_pointwise(
             codes, 1., self.zero_point, self._packed, self.scale, self._zeros, self.bias, self.stride, self.padding,
-            self.dilation, self.groups, 1., 0, self.dtype, 'none', [], '')
+            self.dilation, self.groups, 1., 0, torch.float32, 'none', [], '')
 
-    def shape(self, codes: Tensor) -> tuple:
-        sizes = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride
-                 in zip(codes.shape[2:], self.padding, self.dilation, self.weight.shape[2:], self.stride)]
-        return codes.shape[0], self.weight.shape[0], *sizes
+
+def convolved(conv: Any, x: Tensor) -> tuple[int, ...]:
+    """The shape of what a convolution makes of ``x``."""
+    sizes = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride
+             in zip(x.shape[2:], conv.padding, conv.dilation, conv.weight.shape[2:], conv.stride)]
+    return x.shape[0], conv.weight.shape[0], *sizes
 
 
 _numbers = itertools.count()
@@ -227,7 +204,7 @@ def _define() -> torch.library.Library:
     @torch.library.register_fake('mmsnn::integer_convolution', lib=library)
     def _(codes: Tensor, number: int) -> Tensor:
         layer = _LAYERS[number]
-        return torch.empty(layer.shape(codes), dtype=layer.dtype, device=codes.device,
+        return torch.empty(convolved(layer, codes), dtype=torch.float32, device=codes.device,
                            memory_format=torch.channels_last)
 
     return library

@@ -1,4 +1,5 @@
 """The time loop: one chunk of steps after the other, run operation by operation or as a compiled program."""
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 from .chunk import Chunk, Kept
 from .compiling import compiled
 from .integers import check_integers
-from .plan import Env, Plan, is_neuron
+from .plan import Env, Plan
 
 
 class TimeLoop:
@@ -31,6 +32,7 @@ class TimeLoop:
         self.fast = compile or dtype != 'float32'  # channels last, states in the smallest types
         if self.integers:
             check_integers()
+        self._modules = list(self.network.modules())  # named again at every call they take as long as a small network
         self._chunks: dict[tuple, tuple[Chunk, Callable]] = {}
         self._shapes: dict[tuple, dict[fx.Node, torch.Size]] = {}
         self._made_for: list[tuple] = []
@@ -81,7 +83,7 @@ class TimeLoop:
         if self.fast:  # so that what follows lies in memory as the chunk wants it
             values = {node: _channels_last(value) for node, value in values.items()}
         static = self.plan.once(values)
-        record = any(self.plan.modules[node].recorders for node in self.plan.varying if is_neuron(node))
+        record = any(neuron.recorders for neuron in self.plan.neurons.values())
         kept: list[Tensor] | None = None
         start = 0
         self._check()
@@ -129,9 +131,9 @@ class TimeLoop:
 
     def _check(self) -> None:
         """Forget what was made for other weights or neurons; not while a simulation runs, it looks at every tensor."""
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        rules = [(self.plan.modules[node].rule, self.plan.modules[node].time_steps) for node in self.plan.varying
-                 if is_neuron(node)]
+        tensors = [tensor for module in self._modules for tensor in (
+            *module._parameters.values(), *module._buffers.values()) if tensor is not None]
+        rules = [(neuron.rule, neuron.time_steps) for neuron in self.plan.neurons.values()]
         made_for = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors] + rules
         if made_for != self._made_for:
             # The tensors are held: a new one must not come to lie where an old one was.
@@ -147,8 +149,9 @@ class TimeLoop:
             module: nn.Module = chunk.graph_module
             if self.fast:
                 module = module.to(memory_format=torch.channels_last)
+            compiles = self.compile and not chunk.is_native
             self._chunks[key] = chunk, self.program(
-                module, self._held[0].device, not self.integers) if self.compile else module
+                module, self._held[0].device, not self.integers) if compiles else module
         return self._chunks[key]
 
     def shapes(self, values: Env, sources: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, torch.Size]:
@@ -164,7 +167,7 @@ class TimeLoop:
 
     def _example(self, values: Env) -> Tensor:
         """A tensor of the type, and on the device, of the computation: an input where there is one."""
-        candidates = (*values.values(), *self.network.parameters(), torch.empty(0))
+        candidates = itertools.chain(values.values(), self.network.parameters(), [torch.empty(0)])
         return next(value for value in candidates if isinstance(value, Tensor) and value.is_floating_point())
 
     def _start(self, chunk: Chunk, entry: Kept, shapes: Mapping[fx.Node, torch.Size], example: Tensor) -> Tensor:

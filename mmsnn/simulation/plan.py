@@ -56,6 +56,7 @@ class Plan:
         varies: the varying nodes and the sources.
         running: varying nodes that are neither neurons nor affine: they follow the mean of their inputs over time.
         modules: what each node calls, or None.
+        neurons: the layers of neurons among these.
     """
 
     def __init__(self, graph: fx.Graph, targets: Iterable[fx.Node], sources: Iterable[fx.Node] = ()) -> None:
@@ -84,6 +85,7 @@ class Plan:
         self.varies = varies
         self.running = {n for n in self.varying if not is_neuron(n) and not is_affine(n, varies)}
         self.modules: dict[fx.Node, Any] = {node: module_of(node) for node in (*self.static, *self.varying)}
+        self.neurons = {node: module for node, module in self.modules.items() if isinstance(module, IFNeuron)}
         self._expires = self._last_uses()
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
