@@ -492,3 +492,9 @@ def test_levels_that_cannot_be():
             mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], pipeline, levels=levels, progress=False)
     with pytest.raises(ValueError, match='levels=9 decides max_spikes: give one or the other'):
         mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], 'bursts', levels=9, max_spikes=4, progress=False)
+
+
+def test_observing_holds_no_activations_where_parameters_require_gradients():
+    snn = mmsnn.convert(Residual().eval(), 1).requires_grad_(True)
+    histograms = mmsnn.observe(snn, [torch.randn(2, 3, 16, 16) for _ in range(2)])
+    assert not any(histogram.maximum.requires_grad or histogram.counts.requires_grad for histogram in histograms.values())

@@ -153,6 +153,7 @@ def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen:
     return report
 
 
+@torch.no_grad()
 def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = False) -> dict[str, ActivationHistogram]:
     """Stream the ANN's activations over all batches into a histogram per layer of neurons."""
     histograms: dict[str, ActivationHistogram] = {}

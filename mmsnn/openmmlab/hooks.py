@@ -184,7 +184,7 @@ class CalibrationHook(Hook):
         training = model.training
         model.train(False)
         try:
-            with passed_on(logger), large_memory_returned():
+            with passed_on(logger):
                 batches = list(self.batches(model, cfg))
                 self.calibrate_parts(todo, batches, logger, **self.options)
         finally:
@@ -200,7 +200,8 @@ class CalibrationHook(Hook):
             logger.info(f'calibrating {name}: {self.method(part.snn.time_steps, part.snn.converted_for)}, '
                         f'T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
-            self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
+            with large_memory_returned():
+                self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
             logger.info(f"{name}, calibrated (errors: squared, relative to the ANN's squared activations; 1 is that of "
                         f'a layer that never fires):\n{self.reports[name]}')
 
