@@ -497,4 +497,4 @@ def test_levels_that_cannot_be():
 def test_observing_holds_no_activations_where_parameters_require_gradients():
     snn = mmsnn.convert(Residual().eval(), 1).requires_grad_(True)
     histograms = mmsnn.observe(snn, [torch.randn(2, 3, 16, 16) for _ in range(2)])
-    assert not any(histogram.maximum.requires_grad or histogram.counts.requires_grad for histogram in histograms.values())
+    assert not any(each.maximum.requires_grad or each.counts.requires_grad for each in histograms.values())
