@@ -6,11 +6,12 @@ behind its last reader. Calibrating a layer therefore costs the simulation of th
 through it, not of the network up to it: the whole is linear in depth.
 """
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
 
+from ..machine import return_freed_memory
 from ..neurons.model import State, per_channel
 from ..simulation.loop import TimeLoop, chunk_steps_for
 from ..simulation.network import SpikingNetwork, neuron_name
@@ -18,6 +19,8 @@ from ..simulation.operations import source_of
 from ..simulation.plan import Env, Plan, is_neuron, neuron_of
 from .batches import Batch, call_with, tensors_of
 from .store import Store, mean_spikes, own_pages, pack_levels, pack_spikes, unpack_levels, unpack_spikes
+
+TIDY = 16  # batches after which memory is returned
 
 
 class Sweep:
@@ -66,14 +69,18 @@ class Sweep:
                     del self._last_reader[node]
 
 
-    def indices(self) -> Iterable[int]:
+    def indices(self) -> Iterator[int]:
         """The numbers of the batches, upwards and downwards by turns.
 
         Where files hold more than the system can cache, a pass so begins with what the one before has left there.
+        Batches of many sizes leave holes in the heap, which are given back from time to time.
         """
         self._backwards = not self._backwards
         order = range(len(self.batches))
-        return reversed(order) if self._backwards else order
+        for count, index in enumerate(reversed(order) if self._backwards else order, 1):
+            yield index
+            if count % TIDY == 0:
+                return_freed_memory()
 
 
 class Layer:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ..calibration.procedure import CalibrationReport
 from ..calibration.store import GIBI
 from ..distributed import own
-from ..machine import large_memory_returned
 from ..neurons.pipelines import differences, make_pipeline, usual_pipeline
 from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
@@ -200,8 +199,7 @@ class CalibrationHook(Hook):
             logger.info(f'calibrating {name}: {self.method(part.snn.time_steps, part.snn.converted_for)}, '
                         f'T = {part.snn.time_steps}, '
                         f'{sum(map(len, batches))} images')
-            with large_memory_returned():
-                self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
+            self.reports[name] = part.calibrate(part.inputs(batches), self.pipeline, **options)
             logger.info(f"{name}, calibrated (errors: squared, relative to the ANN's squared activations; 1 is that of "
                         f'a layer that never fires):\n{self.reports[name]}')
 
