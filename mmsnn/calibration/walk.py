@@ -20,7 +20,7 @@ from ..simulation.plan import Env, Plan, is_neuron, neuron_of
 from .batches import Batch, call_with, tensors_of
 from .store import Store, mean_spikes, own_pages, pack_levels, pack_spikes, unpack_levels, unpack_spikes
 
-TIDY = 16  # batches after which memory is returned
+TIDY = 8  # batches after which memory is returned
 
 
 class Sweep:
