@@ -68,7 +68,6 @@ class Sweep:
                             self.store.drop((kind, node, index))
                     del self._last_reader[node]
 
-
     def indices(self) -> Iterator[int]:
         """The numbers of the batches, upwards and downwards by turns.
 
