@@ -65,14 +65,15 @@ def naive(snn, x, time_steps):
                 neuron = snn.network.get_submodule(node.target)
                 h = neuron.threshold.view(-1, 1, 1)
                 received[node] = received.get(node, neuron.bias.view(-1, 1, 1)) + env[node.args[0]]
-                e = (received[node].clamp(0, neuron.ceiling) - sent.get(node, 0.)) / h
+                scale = neuron.rule.shrinking ** max(0, neuron.rule.settling_steps - 1 - step)
+                e = (received[node].clamp(0, neuron.ceiling) - sent.get(node, 0.)) / (scale * h)
                 sizes = torch.tensor([0., *(2. ** k for k in range(neuron.rule.sizes))])
                 nearest = (e.abs()[..., None] - sizes).abs()
                 # Half way between two sizes the larger one is sent, but nothing within the dead zone.
                 index = sizes.numel() - 1 - nearest.flip(-1).argmin(-1)
                 zone = neuron.rule.dead_zone * neuron.rule.narrowing ** max(0, min(snn.time_steps, 3) - 1 - step)
                 index = torch.where(e.abs() <= zone, 0, index)
-                env[node] = sizes[index] * e.sign() * h
+                env[node] = sizes[index] * e.sign() * scale * h
                 sent[node] = sent.get(node, 0.) + env[node]
                 events[node.name] = int((env[node] != 0).sum())
                 zeros[node] = torch.zeros_like(env[node])
@@ -89,11 +90,13 @@ def zero_response(node, module, env):
     return evaluate(node, {arg: torch.zeros_like(env[arg]) for arg in node.all_input_nodes}, module)
 
 
-@pytest.mark.parametrize('sizes, dead_zone, narrowing', [(1, .5, 1), (2, .75, 1), (4, .5, 1), (4, .75, 1.5), (6, 1., 1),
-                                                         (6, .5, 2)])
-def test_equals_a_simulation_that_sends_changes(sizes, dead_zone, narrowing):
+@pytest.mark.parametrize('options', [
+    dict(sizes=1), dict(sizes=2, dead_zone=.75), dict(), dict(dead_zone=.75, narrowing=1.5),
+    dict(sizes=6, dead_zone=1.), dict(sizes=6, narrowing=2), dict(shrinking=2),
+    dict(sizes=2, shrinking=2, settling_steps=3, narrowing=1.5)], ids=str)
+def test_equals_a_simulation_that_sends_changes(options):
     x = images()
-    snn = exact(Plain(), x, sizes=sizes, dead_zone=dead_zone, narrowing=narrowing)
+    snn = exact(Plain(), x, **options)
     reference = naive(snn, x, T)
     for snn.chunk_steps in (None, 1, 3):
         outputs = snn.anytime(range(1, T + 1), x)
@@ -133,6 +136,32 @@ def test_a_zone_that_narrows_leaves_little_differences_to_the_third_step():
     assert [float(model.at(torch.tensor(step), 5).dead_zone) for step in (0, 2, 4)] == [8., .5, .5]
     with pytest.raises(ValueError, match='narrowing must be at least 1'):
         mmsnn.Pipeline(neuron='differential', narrowing=.5)
+
+
+def test_sizes_that_shrink_begin_large_and_end_fine():
+    model = Differential(sizes=2, shrinking=2, settling_steps=3)  # sizes of 4 and 8, 2 and 4, 1 and 2, 1 and 2, ... h
+    state, h, sent = model.start(torch.zeros(3), T), torch.tensor([.5]), []
+    for step in range(4):
+        spikes, state = model.at(step, T).step(torch.tensor([6.8, 2.2, .9]), torch.zeros(1), state, h, T)
+        sent.append((spikes / h).tolist())
+    assert sent == [[8., 4., 0.], [4., 0., 2.], [2., 0., 0.], [0., 0., 0.]]  # of 13.6, 4.4 and 1.8 h
+    assert [float(model.at(torch.tensor(step), T).scale) for step in (0, 1, 2, 4)] == [4., 2., 1., 1.]
+    assert (model.values, model.highest, model.reach) == (5, 8, 14)
+    with pytest.raises(ValueError, match='shrinking must be at least 1'):
+        mmsnn.Pipeline(neuron='differential', shrinking=0)
+    with pytest.raises(ValueError, match='has no effect with settling_steps=1'):
+        mmsnn.Pipeline(neuron='differential', shrinking=2, settling_steps=1)
+
+
+def test_sizes_that_shrink_come_nearer_in_four_steps():
+    x = torch.randn(16, 3, 8, 8).cumsum(2).cumsum(3) / 4
+    net, errors = Plain().eval(), []
+    for shrinking in (1, 2):
+        snn = mmsnn.convert(net, 4)
+        mmsnn.calibrate(snn, [x], 'differential', shrinking=shrinking, progress=False)
+        with torch.no_grad():
+            errors.append(float((snn(x) - net(x)).norm() / net(x).norm()))
+    assert errors[1] < .7 * errors[0]
 
 
 def test_a_zone_that_narrows_saves_events_and_ends_as_near():
@@ -277,7 +306,7 @@ def test_bias_is_corrected_in_closed_form():
 def test_compiled_exported_and_in_bfloat16(tmp_path):
     x, ann = torch.randn(2, 3, 16, 16), randomise_norms(Residual()).eval()
     snn = mmsnn.convert(ann, 4)
-    mmsnn.calibrate(snn, [x], 'differential', progress=False, sizes=6, narrowing=2)
+    mmsnn.calibrate(snn, [x], 'differential', progress=False, sizes=6, narrowing=2, shrinking=2)
     half = mmsnn.convert(ann, 4, dtype='bfloat16')
     half.load_state_dict(snn.state_dict())
     torch.testing.assert_close(half(x), snn(x), rtol=.05, atol=.05)

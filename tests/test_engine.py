@@ -106,7 +106,8 @@ def test_the_loop_equals_a_naive_simulation_for_every_rule_and_chunk(network, ca
         assert_same(eager(plain)(inputs()), expected)
 
 
-CHANGES = {'changes': dict(pipeline='differential'), 'a zone that narrows': dict(pipeline='differential', narrowing=2)}
+CHANGES = {'changes': dict(pipeline='differential'),
+           'sizes that shrink, a zone that narrows': dict(pipeline='differential', narrowing=2, shrinking=2)}
 
 
 @pytest.mark.parametrize('calibration', {**RULES, **CHANGES}.values(), ids=[*RULES, *CHANGES])

@@ -29,7 +29,8 @@ class OfBytes(Differential):
     high: int = 0
 
     def at(self, step, time_steps):
-        return dataclasses.replace(self, dead_zone=super().at(step, time_steps).dead_zone, narrowing=1.)
+        now = super().at(step, time_steps)
+        return dataclasses.replace(self, dead_zone=now.dead_zone, scale=now.scale, narrowing=1., shrinking=1)
 
     def step(self, current, bias, state, threshold, time_steps):
         halves = (2 * current / threshold - .5).round().clamp(2 * self.low, 2 * self.high)
@@ -40,9 +41,9 @@ def of_bytes(snn):
     """Give the neurons of a network the limits of a byte, in the plain loop."""
     for neuron in snn.neurons.values():
         if isinstance(neuron.rule, Differential):
-            margin = 2 ** (neuron.rule.sizes - 1) // 4
+            margin = neuron.rule.highest // 4
             low, high = (0, 127) if neuron.activation is None else (margin - 128, 127 - margin)
-            neuron.rule = OfBytes(neuron.rule.sizes, narrowing=neuron.rule.narrowing, low=low, high=high)
+            neuron.rule = OfBytes(**vars(neuron.rule), low=low, high=high)
 
 
 def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, options=None, **fast):
@@ -66,7 +67,9 @@ def pair(pipeline='signed', network=Residual, time_steps=T, conversion=None, opt
 
 
 @pytest.mark.parametrize('pipeline, options', [
-    *((name, {}) for name in PIPELINES), ('differential', dict(narrowing=3))], ids=[*PIPELINES, 'a zone that narrows'])
+    *((name, {}) for name in PIPELINES), ('differential', dict(narrowing=3)), ('differential', dict(shrinking=2)),
+    ('differential', dict(shrinking=2, settling_steps=3, sizes=3))],
+    ids=[*PIPELINES, 'a zone that narrows', 'sizes that shrink', 'for two steps'])
 def test_integers_equal_the_plain_loop_for_every_neuron_and_chunk(pipeline, options, monkeypatch):
     monkeypatch.setattr(native, 'library', lambda: None)  # with it: below
     plain, fast = pair(pipeline, options=options)
@@ -383,9 +386,11 @@ def amx(request, monkeypatch):
 
 
 @pytest.mark.skipif(not library(), reason='needs a C++ compiler and AVX-512 VNNI')
+@pytest.mark.parametrize('shrinking', [1, 2])
 @pytest.mark.parametrize('network, layers', [(Residual, 3), (Context, 4), (Bottlenecks, 5)])
-def test_machine_code_equals_the_plain_loop(network, layers, amx):
-    plain, fast = pair('differential', network, conversion=dict(coding='differential'), options=dict(narrowing=3))
+def test_machine_code_equals_the_plain_loop(network, layers, shrinking, amx):
+    plain, fast = pair('differential', network, conversion=dict(coding='differential'),
+                       options=dict(narrowing=3, shrinking=shrinking))
     x = inputs(3)
     expected = plain(x)
     for fast.chunk_steps in (None, 1, 3):

@@ -15,6 +15,7 @@ PHRASES: dict[str, Any] = dict(
     channel_wise={True: 'a threshold per channel', False: 'a threshold per layer'},
     dead_zone=lambda zone: f'dead zone of {zone:g}',
     narrowing=lambda factor: f'narrowing by {factor:g} a step',
+    shrinking=lambda factor: f'sizes shrink by {factor} a step',
     iterations=lambda count: f'{count:,} iterations', learning_rate=None,
     max_rate=lambda rate: f'rate of {rate}',
     max_spikes=lambda most: 'any number of spikes a step' if most is None else f'{most} spike{"s" * (most > 1)} a step',

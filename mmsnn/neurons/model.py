@@ -35,7 +35,7 @@ class NeuronModel:
     closed_form = False
     # Fields of a Pipeline that not every kind of neuron knows, and those that this one does.
     special = ('reset', 'signed', 'max_spikes', 'max_rate', 'clip', 'shift', 'potential', 'bias_per_step', 'rounding',
-               'sizes', 'uniform', 'dead_zone', 'narrowing', 'settling_steps')
+               'sizes', 'uniform', 'dead_zone', 'narrowing', 'shrinking', 'settling_steps')
     options: ClassVar[tuple[str, ...]] = ('shift', 'potential', 'bias_per_step', 'rounding')
 
     @classmethod

@@ -74,6 +74,7 @@ class Pipeline:
             :class:`mmsnn.neurons.differential.Differential`.
         dead_zone: what differences they do not send, in thresholds.
         narrowing: by what factor that narrows in the first steps, to reach ``dead_zone`` at the third.
+        shrinking: by what factor the sizes of their spikes shrink from step to step, until ``settling_steps``.
         settling_steps: after how many steps of a steady current differential neurons shall meet activations best: with
             fewer they arrive sooner, with more they round less.
     """
@@ -103,6 +104,7 @@ class Pipeline:
     uniform: bool = False
     dead_zone: float = .5
     narrowing: float = 1.
+    shrinking: int = 1
     settling_steps: int = 2
 
     def __post_init__(self) -> None:

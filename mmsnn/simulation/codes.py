@@ -9,6 +9,7 @@ from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron
 
 BYTE = 255
+LARGEST = 64  # spike: differences are told apart up to 64 thresholds
 
 
 class Code(NamedTuple):
@@ -48,8 +49,9 @@ class Code(NamedTuple):
 
     def change(self, rule: Differential, difference: Tensor) -> Tensor:
         """What is sent for a difference between target and sum, all in units of the threshold."""
-        if self.halves and not rule.uniform and difference.device.type == 'cpu':  # of a quarter nothing is left
-            change = torch.round(nearest_power(difference)).clamp(-rule.highest, rule.highest)
+        usual = not rule.uniform and not isinstance(rule.scale, Tensor) and rule.scale == 1
+        if self.halves and usual and difference.device.type == 'cpu':  # of a quarter nothing is left
+            change = torch.round(nearest_power(difference)).clamp(-rule.largest, rule.largest)
             rounds = not isinstance(rule.dead_zone, Tensor) and rule.dead_zone == .5
             return change if rounds else torch.where(difference.abs() > rule.dead_zone, change, 0.)
         return rule.nearest(difference)
@@ -75,18 +77,18 @@ def code_of(neuron: IFNeuron) -> Code | None:
             return None
         zero_point = 0 if rule.lowest >= 0 else 128
         return Code(zero_point) if rule.lowest + zero_point >= 0 and rule.highest + zero_point <= BYTE else None
-    margin = 0 if rule.uniform else rule.highest // 4
+    margin = max(0 if rule.uniform else rule.highest // 4, rule.highest // rule.largest // 2)
     zero_point = margin if neuron.activation is None else 128
     low, high, halves = margin - zero_point, BYTE - margin - zero_point, in_halves(rule, neuron.time_steps)
     if halves:
         high = min(high, BYTE // 2)
-    # Thresholds are chosen for what two steps reach.
-    return Code(zero_point, low, high, halves) if high >= 2 * rule.highest - 1 else None
+    return Code(zero_point, low, high, halves) if high >= rule.reach - 1 and rule.highest <= LARGEST else None
 
 
 def in_halves(rule: Differential, time_steps: int) -> bool:
     """Whether the dead zones of all steps are multiples of half a threshold, the last one is a half."""
-    zones = [float(rule.at(step, time_steps).dead_zone) for step in range(time_steps)]
+    steps = [rule.at(step, time_steps) for step in range(time_steps)]
+    zones = [float(each.dead_zone * each.scale) for each in steps]
     return zones[-1] == .5 and all(zone % .5 == 0 for zone in zones)
 
 
