@@ -195,15 +195,17 @@ def test_differential_coding_comes_to_rest_within_the_bound(options):
             torch.testing.assert_close(at_rest, snn.quantised(x), rtol=1e-4, atol=1e-4)
 
 
-def test_differential_coding_comes_three_times_nearer_with_each_step():
+@pytest.mark.parametrize('options', [{}, dict(shrinking=2, settling_steps=3)], ids=['', 'sizes that shrink'])
+def test_differential_coding_comes_three_times_nearer_with_each_step(options):
     """What a neuron has still to send, under a steady current that one step can reach."""
-    rule, h = mmsnn.PIPELINES['differential'].rule(8), torch.tensor([.1])
+    rule, h = mmsnn.neurons.pipelines.make_pipeline('differential', **options).rule(8), torch.tensor([.1])
     wanted = torch.linspace(-1.5, 1.5, 3001) * rule.highest * h
     state = rule.start(torch.zeros_like(wanted), 8)
     left = wanted.abs()
     for step in range(1, 6):
-        _, state = rule.step(wanted, torch.zeros(()), state, h, 8)
-        limit = (wanted.abs() / 3 ** step).clamp(min=rule.dead_zone * float(h))
+        now = rule.at(step - 1, 8)
+        _, state = now.step(wanted, torch.zeros(()), state, h, 8)
+        limit = (wanted.abs() / 3 ** step).clamp(min=rule.dead_zone * now.scale * float(h))
         left = (wanted - state[0]).abs()
         assert (left <= limit + 1e-6).all()
     assert left.max() <= rule.dead_zone * h + 1e-6
