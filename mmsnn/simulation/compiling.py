@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from ..machine import compiler_name, has_compiler
 from .firing import Firing
-from .worth import compiler_name, has_compiler
 
 LIMIT = 64  # programs of one region: sizes are variables, but 1 is a size of its own, as are widths that are heights
 _programs: dict[tuple, '_Program'] = {}  # of the regions that this process has met

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from ..machine import compiler_name, has_compiler, processor_flags
 from .compiling import cache_folder
 from .integers import has_integers
-from .worth import compiler_name, has_compiler
 
 
 def library() -> Any:
@@ -23,8 +23,7 @@ def library() -> Any:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    flags = Path('/proc/cpuinfo')
-    found = set(flags.read_text().split('flags', 1)[-1].split('\n', 1)[0].split()) if flags.exists() else set()
+    found = processor_flags()
     if not {'avx512_vnni', 'avx512vbmi'} <= found or not has_compiler():
         return None
     options = ['-O3', '-std=c++17', '-shared', '-fPIC', '-fopenmp',
