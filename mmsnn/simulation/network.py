@@ -11,7 +11,7 @@ from ..neurons.layer import IFNeuron, span
 from .loop import TimeLoop
 from .operations import source_of
 from .plan import Env, Plan, is_neuron, neuron_of
-from .settings import check_coding, check_conversion, read_settings
+from .settings import check_coding, check_conversion, check_fits, read_settings
 from .structure import assemble, output_nodes
 from .worth import decide
 
@@ -260,31 +260,13 @@ class SpikingNetwork(nn.Module):
                     f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
                     f'time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
             check_coding(self, rule.rule(self.time_steps).coding)
-            self._check_fits(state_dict, prefix)
+            check_fits(self.state_dict(), state_dict, prefix)
             for neuron in self.neurons.values():
                 neuron.rule = rule.rule(self.time_steps).under(neuron.ceiling)
                 neuron.time_steps = self.time_steps
         if stored is not None:
             self._settings = stored.new_empty(stored.shape, device=self._settings.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _check_fits(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """mmengine loads what fits and warns about the rest.
-
-        Raises:
-            RuntimeError: the calibrated state is that of another network.
-        """
-        own = self.state_dict()
-        given = {key.removeprefix(prefix): value.shape for key, value in state_dict.items() if key.startswith(prefix)}
-        wrong = [f'{key} is missing' for key in own if key not in given]
-        wrong += [f'{key} is not in this network' for key in given if key not in own]
-        wrong += [f'{key} is {tuple(shape)} instead of {tuple(own[key].shape)}' for key, shape in given.items()
-                  if key in own and shape != own[key].shape and key != '_settings' and '.neurons.' not in key]
-        if wrong:
-            more = f'\n  ... and {len(wrong) - 8} more' if len(wrong) > 8 else ''
-            raise RuntimeError('this calibrated state is that of another network, or of other include/exclude '
-                               'patterns:\n  ' + '\n  '.join(wrong[:8]) + more
-                               + '\nUse the config that it was calibrated with, or calibrate the ANN again.')
 
     def __repr__(self) -> str:
         parts = [f'time_steps={self.time_steps}', f'coding={self.coding!r}', f'layers={len(self.neuron_nodes)}']
