@@ -44,8 +44,8 @@ def processor_flags() -> set[str]:
 
 def _cpuinfo() -> dict[str, str]:
     path = Path('/proc/cpuinfo')
-    pairs = (line.partition(':') for line in path.read_text().splitlines()) if path.is_file() else ()
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
 
 
 def compiler_name() -> str:
