@@ -14,8 +14,8 @@ from _readme import for_index, repository  # noqa: E402
 url = repository(here)
 
 # Tools that work on the repository itself.
-OF_A_CLONE = ('setup_env.sh', 'demo.py', 'figures.py', 'recompute.py', '_docstrings.py', '_home.py', '_readme.py',
-              '_site.py', '_tables.py', '_tables_classifier_rows.py', '_tables_classifiers.py',
+OF_A_CLONE = ('setup_env.sh', 'demo.py', 'figures.py', 'recompute.py', '_changes.py', '_docstrings.py', '_home.py',
+              '_readme.py', '_site.py', '_tables.py', '_tables_classifier_rows.py', '_tables_classifiers.py',
               '_tables_detector_rows.py', '_tables_detectors.py', '_tables_levels.py')
 
 

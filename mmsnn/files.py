@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -44,10 +45,9 @@ def write_file(value, path: str | Path) -> None:
 
 
 def save_json(value, path: Path) -> None:
-    """Write a json file so that it is never seen half-written."""
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
+    """Write a json file; see :func:`new_file`."""
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1))
 
 
 def check_writable(path: Path) -> None:
@@ -71,20 +71,20 @@ def new_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name to write to, so that ``path`` never holds a part of a file.
 
     It lies beside its destination; when the block ends it is flushed to the disk and renamed, and when the block fails
-    it is removed.
+    it is removed. Who may read the file is up to the process's umask, as with any other.
 
     Raises:
         OSError: the file cannot be written; what stood there before is untouched.
     """
     path = Path(path)
-    descriptor, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent or '.')
+    name = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        yield Path(name)
+        yield name
         os.fsync(descriptor)
-        os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        name.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)

@@ -11,7 +11,6 @@ FEATURES = ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'avx512_fp16', 'amx
             'sve', 'bf16', 'i8mm')  # what the speed of float32, bfloat16 and int8 depends on, as Linux calls it
 
 
-
 def keep_freed_memory() -> None:
     """Tell the C library to keep freed memory, where it is glibc.
 
@@ -32,20 +31,35 @@ def return_freed_memory() -> None:
 
 def processor() -> tuple[str, list[str]]:
     """Name of the processor, and those of ``FEATURES`` that it has (Linux; otherwise none)."""
-    name, flags = platform.processor() or platform.machine(), set()
-    path = Path('/proc/cpuinfo')
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        key, _, value = (part.strip() for part in line.partition(':'))
-        if key == 'model name':
-            name = value
-        elif key in ('flags', 'Features'):
-            flags = set(value.split())
+    flags = processor_flags()
+    name = _cpuinfo().get('model name') or platform.processor() or platform.machine()
     return name, [feature for feature in FEATURES if feature in flags]
 
 
+def processor_flags() -> set[str]:
+    """All that the processor can do, as Linux calls it (otherwise nothing)."""
+    found = _cpuinfo()
+    return set((found.get('flags') or found.get('Features') or '').split())
+
+
+def _cpuinfo() -> dict[str, str]:
+    path = Path('/proc/cpuinfo')
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
+
+
+def compiler_name() -> str:
+    """The C++ compiler that torch.compile takes; ``CXX`` names another."""
+    return os.environ.get('CXX', 'g++')
+
+
+def has_compiler() -> bool:
+    return shutil.which(compiler_name()) is not None
+
+
 def compiler() -> str | None:
-    """The first line that the C++ compiler says about itself, or None where there is none; ``CXX`` names another."""
-    path = shutil.which(os.environ.get('CXX', 'g++'))
+    """The first line that the C++ compiler says about itself, or None where there is none."""
+    path = shutil.which(compiler_name())
     if path is None:
         return None
     said = subprocess.run([path, '--version'], capture_output=True, text=True)

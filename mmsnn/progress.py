@@ -2,7 +2,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -18,13 +18,13 @@ class LoggedProgress:
     def __init__(self, iterable: Iterable | None, desc: str, total: int | None, unit: str) -> None:
         self.iterable = iterable
         self.desc, self.unit = desc, unit
-        self.total = len(iterable) if total is None and isinstance(iterable, Sized) else total
+        self.total = length(iterable) if total is None else total
         self.done = 0
         self.beside = ''
         self.started = self.told = time.monotonic()
 
     def __iter__(self) -> Iterator:
-        for item in self.iterable or ():
+        for item in () if self.iterable is None else self.iterable:
             yield item
             self.update()
 
@@ -77,6 +77,14 @@ def progress_bar(iterable: Iterable | None = None, desc: str = '', total: int | 
     if disable or sys.stderr.isatty():
         return tqdm(iterable, desc, total, unit=unit, disable=disable)
     return LoggedProgress(iterable, desc, total, unit)
+
+
+def length(iterable: Iterable | None) -> int | None:
+    """How many items there are, or None where that is not known: a DataLoader may have a length, or may refuse."""
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def tell(line: str) -> None:

@@ -73,6 +73,16 @@ def test_errors_of_neurons_that_send_changes():
         assert 0 < together < 1e-3 and float(together) == pytest.approx(row.error_after, rel=.5)
 
 
+def test_channels_may_be_the_last_dimension():
+    net, tokens = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3), nn.GELU(), nn.Linear(3, 2)), 11
+    ann, snn = (mmsnn.convert(net, 4, coding='differential') for _ in range(2))
+    x = torch.randn(2, tokens, 5)
+    mmsnn.calibrate(snn, [x], 'differential', progress=False)
+    errors = channel_errors(snn, ann.network, [x])
+    assert {name: error.shape for name, error in errors.items()} == {
+        name: neuron.threshold.shape for name, neuron in snn.neurons.items()}
+
+
 def _activations(ann, batches, name):
     found = []
     handle = ann.neurons[name].register_forward_hook(lambda _m, _i, out: found.append(out))

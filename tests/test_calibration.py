@@ -2,6 +2,7 @@ import copy
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -343,6 +344,18 @@ def test_unknown_options_are_refused(pipeline, options, message):
         calibrated(network(), batches(), pipeline, **options)
 
 
+def test_histograms_of_another_network_are_refused():
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    histograms = observe(mmsnn.convert(other, T), batches())
+    with pytest.raises(ValueError, match='histograms are those of other layers.*relu'):
+        calibrated(network(), batches(), 'none', histograms=histograms)
+
+
+def test_options_may_be_numbers_of_numpy():
+    snn, _ = calibrated(network(), batches(), 'advanced', iterations=np.int64(2), learning_rate=np.float32(.5))
+    assert snn.settings['iterations'] == 2 and snn.settings['learning_rate'] == .5
+
+
 def test_failure_leaves_nothing_that_looks_calibrated(monkeypatch):
     snn, _ = calibrated(network(), batches(), 'light')
     monkeypatch.setattr('mmsnn.calibration.procedure.calibrate_layer', lambda *_: 1 / 0)
@@ -492,6 +505,14 @@ def test_levels_that_cannot_be():
             mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], pipeline, levels=levels, progress=False)
     with pytest.raises(ValueError, match='levels=9 decides max_spikes: give one or the other'):
         mmsnn.calibrate(snn, [torch.rand(4, 1, 1, 1)], 'bursts', levels=9, max_spikes=4, progress=False)
+
+
+def test_observing_is_in_full_precision_whatever_is_around():
+    snn, data = mmsnn.convert(network(), 1), batches(1)
+    expected = mmsnn.observe(snn, data[0])  # one batch alone, as for calibrate
+    with torch.autocast('cpu', torch.bfloat16):
+        found = mmsnn.observe(snn, data)
+    assert all(torch.equal(found[name].counts, histogram.counts) for name, histogram in expected.items())
 
 
 def test_observing_holds_no_activations_where_parameters_require_gradients():

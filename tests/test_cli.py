@@ -1,6 +1,7 @@
 """The command: its help, a line for every mistake of the user's, a traceback for every bug."""
 import json
 import operator
+import os
 import platform
 import subprocess
 import sys
@@ -179,10 +180,12 @@ def test_what_an_error_was_turned_into_counts_while_it_quotes_it():
 
 
 def test_workers_pass_mistakes_on_and_bugs_too():
+    before = dict(os.environ)
     with pytest.raises(SystemExit, match='^pipeline must be one of'):
         list(run_jobs(parse_pipeline, [('light',), ('heavy',)], 1))
     with pytest.raises(ZeroDivisionError):
         list(run_jobs(operator.truediv, [(1, 0)], 1))
+    assert dict(os.environ) == before, 'what is meant for workers reaches no other process'
 
 
 @pytest.mark.parametrize('name', COMMANDS)

@@ -29,6 +29,20 @@ def test_counts_by_hand():
     assert counter.cost.images == 2, 'nothing is counted outside'
 
 
+def test_outputs_at_several_steps_cost_one_simulation():
+    snn = mmsnn.convert(three_layers(), 4)
+    x = torch.tensor([1., .5]).view(2, 1, 1, 1)
+    mmsnn.calibrate(snn, [x], 'maxact', progress=False)
+    costs = []
+    for steps in ([4], [1, 2, 4], [1, 2]):
+        with CostCounter(snn) as counter:
+            snn.anytime(steps, x)
+        costs.append(counter.cost)
+    assert costs[0] == costs[1] and costs[0].synaptic_operations == {'_1': 12 * 3, '_3': 18 * 4}
+    # As far as it was simulated: the second image fires at step 2 alone, in both layers.
+    assert costs[2].images == 2 and costs[2].spikes == {'_1': 2 * 2 + 2, '_3': 3 * 2 + 3}
+
+
 def test_operations_by_layer():
     snn = mmsnn.convert(three_layers(), 4)
     x = torch.tensor([1., .5]).view(2, 1, 1, 1)

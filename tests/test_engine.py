@@ -1,6 +1,9 @@
 """The time loop, in every way of running it, against a naive simulation: bit by bit where arithmetic is exact."""
 import copy
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -212,14 +215,39 @@ def test_outputs_lie_in_memory_as_those_of_the_ann(network):
         assert value.stride() == expected.stride()
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
 @pytest.mark.parametrize('calibration', [RULES['light'], RULES['signed']], ids=['light', 'signed'])
-def test_nan_is_not_hidden(calibration):
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_inputs_that_neurons_would_hide_are_refused(calibration, dtype, bad):
+    """NaN reaches no threshold, so that a neuron is silent, and a sum of infinities is NaN."""
     plain, _ = both(Residual, inputs(), calibration=calibration)
-    x = inputs()
-    x[0, 0, 3, 3] = float('nan')
-    for value, expected in zip(leaves(eager(plain)(x)), leaves(plain(x)), strict=True):
-        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
-        assert value[0].isnan().any() == (calibration == RULES['signed']) and not value[1].isnan().any()
+    plain.dtype, x = dtype, inputs()
+    x[0, 0, 3, 3] = bad
+    for call in (plain, plain.quantised):
+        with pytest.raises(ValueError, match='input 0 holds NaN or infinite values'):
+            call(x)
+
+
+def test_a_state_loaded_in_inference_mode_serves_outside_of_it():
+    plain, _ = both(Residual, inputs())
+    with torch.inference_mode():
+        other = mmsnn.convert(randomise_norms(Residual()).eval(), plain.time_steps)
+        other.load_state_dict(plain.state_dict())
+        assert torch.equal(other(inputs()), plain(inputs()))
+    assert torch.equal(other(inputs()), plain(inputs()))
+    for neuron in other.neurons.values():
+        neuron.bias.add_(1.)  # noticed, as elsewhere
+    assert not torch.equal(other(inputs()), plain(inputs()))
+
+
+def test_a_cache_folder_that_cannot_be_written_is_left_alone(monkeypatch, tmp_path):
+    (tmp_path / 'file').touch()
+    usual = str(Path(tempfile.gettempdir(), 'torchinductor_me'))
+    for home, expected in ((tmp_path / 'file', usual), (tmp_path, str(tmp_path / 'mmsnn' / 'inductor'))):
+        monkeypatch.setenv('XDG_CACHE_HOME', str(home))
+        monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', usual)
+        compiling.keep_programs()
+        assert os.environ['TORCHINDUCTOR_CACHE_DIR'] == expected
 
 
 def test_engine_notices_changed_weights_and_neurons():

@@ -51,6 +51,8 @@ FAULTS = {
     'folder for temporary files missing': HERE + 'missing_folder_for_temporary_files',
     'output cannot be written': HERE + 'output_that_cannot_be_written_is_refused_before_the_work',
     'NaN in an image': 'test_calibration.py::test_unusable_batches_are_refused',
+    'NaN or infinity in an image that is simulated':
+        'test_engine.py::test_inputs_that_neurons_would_hide_are_refused',
     'network overflows': 'test_calibration.py::test_overflowing_network_names_the_layer',
     'damaged image': HERE + 'damaged_image_is_named',
     'damaged file of images': HERE + 'damaged_file_of_images_is_named',

@@ -1,6 +1,7 @@
 """Convolutions of bytes: the same as the plain loop with the same rounded weights, bit by bit."""
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,19 @@ def test_a_compiler_that_fails_is_reported_once(monkeypatch, caplog, tmp_path):
     assert caplog.text.count('native.cpp could not be compiled') == 1
 
 
+@pytest.mark.skipif(not library(), reason='needs a C++ compiler and AVX-512 VNNI')
+def test_damaged_machine_code_is_made_again(monkeypatch, tmp_path):
+    damaged = tmp_path / 'mmsnn' / 'native' / Path(library()._name).name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b'of a disk that was full')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    machine_code._library.cache_clear()
+    try:
+        assert library().fire and [path.name for path in damaged.parent.iterdir()] == [damaged.name]
+    finally:
+        machine_code._library.cache_clear()
+
+
 @pytest.mark.parametrize('pipeline', ['signed', 'differential'])
 def test_without_such_a_processor_the_same_is_computed_in_float32(pipeline, monkeypatch, caplog):
     plain, fast = pair(pipeline)
@@ -376,6 +390,29 @@ class Bottlenecks(torch.nn.Module):
         return relu6(self.last(x))
 
 
+class Offset(Convolutions):
+    """Adds a map of integers, which are no spikes."""
+
+    def forward(self, x):
+        offset = torch.arange(8).view(1, 8, 1, 1)
+        x = self[3](self[2](self[1](self[0](x))) + offset)
+        return self[6](self[5](self[4](x)))
+
+
+def test_integers_that_are_added_count_as_numbers():
+    snn = mmsnn.convert(Offset().eval(), T, dtype='int8')
+    mmsnn.calibrate(snn, [inputs(8)], 'differential', progress=False)
+    expected = snn.network(inputs(8))
+    assert (snn(inputs(8)) - expected).square().mean() < .01 * expected.square().mean()
+
+
+def test_sums_of_too_many_products_for_32_bits_stay_floats():
+    """127 times 255 times 66,312 is more than 2**31."""
+    ann = torch.nn.Sequential(torch.nn.Conv2d(1, 66_312, 1), torch.nn.ReLU(), torch.nn.Conv2d(66_312, 2, 1),
+                              torch.nn.ReLU(), torch.nn.Conv2d(2, 1, 1))
+    assert [node.target for node in integer_layers(mmsnn.convert(ann.eval(), 2).plan)] == ['4']
+
+
 @pytest.fixture(params=[True, False], ids=['with AMX where there is', 'without AMX'])
 def amx(request, monkeypatch):
     if not request.param:
@@ -397,3 +434,13 @@ def test_machine_code_equals_the_plain_loop(network, layers, shrinking, amx):
         assert_same(fast(x), expected)
     assert {len(chunk.native) for chunk, _ in fast.loop._chunks.values()} == {layers}
     assert all(value.abs().max() > 0 for value in leaves(expected))
+
+
+@pytest.mark.parametrize('pipeline', PIPELINES)
+def test_threads_that_simulate_at_the_same_time_do_not_disturb_each_other(pipeline):
+    _, fast = pair(pipeline, Convolutions)
+    images = [torch.randn(1, 3, 24 + 8 * number, 40) for number in range(4)]
+    expected = [fast(x) for x in images]
+    with ThreadPoolExecutor(len(images)) as pool:
+        found = list(pool.map(fast, images * 20))
+    assert all(torch.equal(value, expected[number % len(images)]) for number, value in enumerate(found))

@@ -67,6 +67,20 @@ def test_costs_by_hand():
     assert cheap['spike/energy_ratio'] == pytest.approx((10 + 54 / 2) / 28)
 
 
+class Gated(Detector):
+    """A part that some images do not reach, as a mask head where nothing is detected."""
+
+    def forward(self, x):
+        return super().forward(x) if x.max() > .9 else None
+
+
+def test_a_part_that_does_not_see_the_first_image_is_counted():
+    model, images = Gated(), torch.tensor([1., .5]).view(2, 1, 1, 1)
+    model.backbone.calibrate([images], 'maxact', progress=False)
+    result = measured(model, images.split(1))
+    assert result['spike/synaptic_operations'] > 0 and measured(model, images.flip(0).split(1)) == result
+
+
 def test_counting_twice_at_once():
     model = Detector()
     images = torch.ones(2, 1, 1, 1)

@@ -114,3 +114,13 @@ def test_pictures_stand_where_they_belong(drawn, tmp_path):
     assert not left.images, 'no picture was given'
     for axis, picture in ((top_left, white), (top_right, black), (right, white)):
         np.testing.assert_array_equal(axis.images[0].get_array(), picture)
+
+
+def test_whoever_draws_already_keeps_the_backend():
+    pyplot = plots.pyplot()
+    before = pyplot.get_backend()
+    try:
+        pyplot.switch_backend('svg')  # a notebook has one of its own
+        assert plots.pyplot().get_backend() == 'svg'
+    finally:
+        pyplot.switch_backend(before)

@@ -3,6 +3,8 @@ import logging
 import sys
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from mmsnn import progress
@@ -66,3 +68,15 @@ def test_nobody_has_set_up_logging(clock, capsys, monkeypatch):
 @pytest.mark.parametrize('seconds, text', [(0, '0 s'), (99, '99 s'), (100, '2 min'), (720, '12 min'), (12600, '3.5 h')])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+class Stream(IterableDataset):
+    """What has no length, though a DataLoader of it has the method."""
+
+    def __iter__(self):
+        return iter(range(3))
+
+
+def test_what_refuses_to_tell_its_length_or_truth_is_iterated():
+    assert len(list(progress_bar(DataLoader(Stream()), 'images'))) == 3
+    assert [int(value) for value in progress_bar(torch.arange(3), 'images')] == [0, 1, 2]

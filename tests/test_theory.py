@@ -209,3 +209,23 @@ def test_differential_coding_comes_three_times_nearer_with_each_step(options):
         left = (wanted - state[0]).abs()
         assert (left <= limit + 1e-6).all()
     assert left.max() <= rule.dead_zone * h + 1e-6
+
+
+def test_errors_of_neurons_that_send_changes_are_those_of_sums():
+    ann, x = randomise_norms(Residual()).eval(), torch.randn(2, 3, 8, 8)
+    snn = mmsnn.convert(ann, 8, coding='differential')
+    mmsnn.calibrate(snn, [x], 'differential', progress=False)
+    report = error_sources(snn, x)
+    with torch.no_grad():
+        expected = ((ann(x) - snn(x)).square().sum() / ann(x).square().sum()).item()
+    assert report.error == pytest.approx(expected, rel=1e-3)
+    assert all(layer.timing < .01 and layer.local < .01 for layer in report)
+
+
+def test_errors_of_features_in_the_last_dimension():
+    ann = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3), nn.GELU(), nn.Linear(3, 2))
+    x = torch.randn(2, 4, 5)
+    snn = mmsnn.convert(ann, 8, coding='differential')
+    mmsnn.calibrate(snn, [x], 'differential', progress=False)
+    report = error_sources(snn, x)
+    assert all(layer.local < .01 for layer in report)

@@ -34,8 +34,8 @@ custom_hooks = [dict(type='mmsnn.CalibrationHook', num_images=4)]
 """
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'} | dict(OMP_NUM_THREADS='1')
 SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-OF_A_CLONE = {'setup_env.sh', 'demo.py', 'figures.py', 'recompute.py', '_docstrings.py', '_home.py', '_readme.py',
-              '_site.py', '_tables.py', '_tables_classifier_rows.py', '_tables_classifiers.py',
+OF_A_CLONE = {'setup_env.sh', 'demo.py', 'figures.py', 'recompute.py', '_changes.py', '_docstrings.py', '_home.py',
+              '_readme.py', '_site.py', '_tables.py', '_tables_classifier_rows.py', '_tables_classifiers.py',
               '_tables_detector_rows.py', '_tables_detectors.py', '_tables_levels.py'}
 
 

@@ -38,7 +38,6 @@ def trained(names: dict[str, str], val: str):
 TRAINED = trained({**{f'{net}_r50-thin_fpn_digits': DIGITS.format(net, '') for net in NETS},
                    **{f'{name}_digits': model.format('') for name, model in OTHERS.items()}}, VAL.format('digits'))
 TRAINED_BCCD = trained({f'{net}_r50-thin_fpn_bccd': BCCD.format(net, '') for net in NETS}, VAL_BCCD)
-SWEPT = DIGITS.format('retinanet', '_snn-signed')
 SWEPT = tuple(model.format('retinanet', '_snn-signed') for model in (DIGITS, BCCD))
 EIGHT, CEILING = '--time-steps 8 --pipelines light signed', '--time-steps 8 --ceiling --pipelines'
 NOISE = ('python -c "import torch; torch.manual_seed(0); torch.save([torch.randn{}], \'work_dirs/noise_{}.pth\')"')

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..simulation.network import SpikingNetwork
+from ..simulation.plan import Env
 from .connections import Connectome, analyse, connections
 
 __all__ = ['Cost', 'CostCounter', 'connections', 'together']
@@ -93,27 +94,24 @@ class CostCounter:
     def __init__(self, snn: SpikingNetwork) -> None:
         self.snn = snn
         self.cost = Cost()
-        self._handles: list = []
         self._recorders: dict[str, Callable[[float, float], None]] = {}
         self._fan_out: dict[str, dict[str, float]] = {}
         self._shapes: dict[tuple, Connectome] = {}
 
     def __enter__(self) -> 'CostCounter':
-        self._handles = [self.snn.register_forward_pre_hook(self._before, with_kwargs=True)]
+        self.snn.recorders.append(self._simulated)
         for name, neuron in self.snn.neurons.items():
             self._recorders[name] = self._recorder(name)
             neuron.recorders.append(self._recorders[name])
         return self
 
     def __exit__(self, *_exception) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self.snn.recorders.remove(self._simulated)
         for name, recorder in self._recorders.items():
             self.snn.neurons[name].recorders.remove(recorder)
-        self._handles, self._recorders = [], {}
+        self._recorders = {}
 
-    def _before(self, _snn: SpikingNetwork, args: tuple, kwargs: dict) -> None:
-        values = self.snn.bind(*args, **kwargs)
+    def _simulated(self, values: Env, steps: int) -> None:
         key = tuple(tuple(value.shape) for value in values.values() if isinstance(value, Tensor))
         if key not in self._shapes:
             self._shapes[key] = analyse(self.snn, values)
@@ -123,10 +121,10 @@ class CostCounter:
         self.cost.images += next(len(value) for value in values.values() if isinstance(value, Tensor))
         self.cost.analog_macs += connectome.analog
         self.cost.ann_macs += connectome.total
-        self.cost.graded_operations += connectome.graded(self.snn.time_steps)
+        self.cost.graded_operations += connectome.graded(steps)
         for name, count in connectome.neurons.items():
             self.cost.neurons[name] = self.cost.neurons.get(name, 0) + count
-        for name, operations in connectome.operations(self.snn.time_steps):
+        for name, operations in connectome.operations(steps):
             self.cost.add(name, **operations)
 
     def _log(self, key: tuple) -> None:

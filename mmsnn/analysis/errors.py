@@ -10,7 +10,7 @@ from ..neurons.thresholds import ActivationHistogram, choose_threshold
 from ..progress import progress_bar
 from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork, neuron_name
-from ..simulation.plan import Plan, is_neuron
+from ..simulation.plan import Plan, is_neuron, neuron_of
 
 QUANTILES = dict(q05=.05, q25=.25, median=.5, q75=.75, q95=.95)  # box and whiskers as in the paper's Figs. 2 and 5
 
@@ -45,7 +45,8 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[B
         for node, twin in watched.items():
             activation = activations[twin]
             error = activation - (sums[node] / snn.time_steps if snn.coding == 'rate' else sums[node])
-            found = torch.stack([value.movedim(1, 0).flatten(1).square().sum(1, dtype=torch.float64)
+            axis = neuron_of(node).channel_axis
+            found = torch.stack([value.movedim(axis, 0).flatten(1).square().sum(1, dtype=torch.float64)
                                  for value in (error, activation)])
             name = neuron_name(node)
             squares[name] = squares[name] + found if name in squares else found

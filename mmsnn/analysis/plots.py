@@ -3,6 +3,7 @@
 A colour means one thing, in all figures of a page: each method has its own (:func:`colors_of`), its shades are numbers
 of time steps, and grey is what belongs to no method. Green, red and orange are left to pictures, for detections.
 """
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -51,9 +52,10 @@ def mark_stages(axis, stages: Sequence[tuple[str, int, int]]) -> None:
 
 
 def pyplot():
-    """matplotlib.pyplot, drawing to files."""
-    import matplotlib
-    matplotlib.use('Agg')
+    """matplotlib.pyplot, drawing to files; whoever draws already, such as a notebook, goes on as before."""
+    if 'matplotlib.pyplot' not in sys.modules:
+        import matplotlib
+        matplotlib.use('Agg')
     from matplotlib import pyplot as plt
     return plt
 

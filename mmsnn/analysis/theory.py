@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, fx
 
 from ..neurons.layer import IFNeuron
-from ..neurons.model import per_channel
 from ..simulation.loop import TimeLoop
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
@@ -18,7 +17,8 @@ from ..simulation.plan import Env, Plan, evaluate
 class LayerErrors(NamedTuple):
     """The error that one layer of neurons adds, all others being what they are: ``e_c`` of Eq. 14, and its parts.
 
-    With z the mean current that the layer receives in the simulation and s the rate that it puts out::
+    With z the mean current that the layer receives in the simulation and s the rate that it puts out (of neurons that
+    send changes both are sums, and relu is their activation, whatever it is)::
 
         relu(z) - s  =  [relu(z) - clip(relu(z))]  +  [clip(relu(z)) - q(z)]  +  [q(z) - s]
             local              clipping                    rounding               timing
@@ -86,7 +86,7 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
     with snn.full_precision():
         values = snn.bind(*args, **kwargs)
         (_, sums), = TimeLoop(snn.network, plan).sums(values, [snn.time_steps])
-        rates = {node: sums[node] / snn.time_steps for node in nodes}
+        rates = {node: sums[node] / snn.time_steps if snn.coding == 'rate' else sums[node] for node in nodes}
         before = ann = _evaluate(plan, values, {})
         spiking = _evaluate(plan, values, rates)
         norm = _squares(*(ann[node] for node in snn._output_nodes))
@@ -105,7 +105,7 @@ def error_sources(snn: SpikingNetwork, *args, **kwargs) -> ErrorReport:
 def _parts(neuron: IFNeuron, current: Tensor, rate: Tensor, norm: float) -> tuple[float, float, float, float]:
     """The local error and its three parts, relative to ``norm``."""
     activation = neuron(current)
-    clipped = torch.minimum(activation, neuron.rule.bound * per_channel(neuron.threshold, current))
+    clipped = torch.minimum(activation, neuron.rule.bound * neuron.per_channel(neuron.threshold, current))
     quantised = neuron.rate(current)
     differences = activation - rate, activation - clipped, clipped - quantised, quantised - rate
     local, clipping, rounding, timing = (_squares(difference) / norm for difference in differences)

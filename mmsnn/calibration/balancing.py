@@ -9,13 +9,13 @@ from ..neurons.model import per_channel
 from ..neurons.thresholds import positive
 from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
-from .batches import call_with, tensors_of
+from .batches import Batch, call_with, tensors_of
 
 BATCHES = 160
 
 
 @torch.no_grad()
-def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Tensor], channel_wise: bool = True,
+def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Batch], channel_wise: bool = True,
                         count: int = BATCHES, progress: bool = False) -> dict[str, Tensor]:
     """Let thresholds grow until little of the ANN's activation exceeds them.
 

@@ -88,7 +88,7 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
 
     Raises:
         ValueError: unknown pipeline or option, no or unusable batches, images of several sizes with
-            ``potential='position'``, or weights that have been calibrated before.
+            ``potential='position'``, histograms of another network, or weights that have been calibrated before.
         OSError: the temporary files do not fit on the disk.
     """
     pipeline = pipeline or usual_pipeline(snn.time_steps, options.get('levels'), snn.converted_for)
@@ -100,62 +100,83 @@ def calibrate(snn: SpikingNetwork, batches: Iterable[Batch], pipeline: str | Non
 def _calibrate(snn: SpikingNetwork, batches: Iterable[Batch], name: str, chosen: Pipeline,
                histograms: dict[str, ActivationHistogram] | None, memory_budget: int,
                progress: bool) -> CalibrationReport:
-    if snn.settings and (snn.settings['weights'] or snn.settings.get('weight_bits')):
-        raise ValueError('the weights of this network have been calibrated or rounded, the ANN is no longer in it: '
-                         'convert the ANN again and calibrate the result')
-    parameter = next(snn.parameters(), None)
-    batches = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'),
-                          snn.network)
-    sizes = sorted(set().union(*gather({size_of(batch) for batch in batches})))
-    if chosen.potential == 'position' and len(sizes) > 1:
-        raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
-                         "use potential='channel'")
-    model = chosen.rule(snn.time_steps)
-    check_coding(snn, model.coding)
+    batches = _checked(snn, batches, chosen, histograms)
     snn.settings = None  # until all is done: a failure leaves nothing that looks calibrated
     # Where thresholds or weights are still to change, the weights are rounded when they are simulated.
     rounded = snn.dtype == 'int8' and chosen.threshold != 'current' and not chosen.weights
-    if chosen.threshold == 'balanced':
-        thresholds = {layer_name: largest / model.peak for layer_name, largest in balanced_thresholds(
-            snn, batches, chosen.channel_wise, progress=progress).items()}
-    else:
-        if histograms is None and (rounded or not chosen.walks):
-            histograms = observe(snn, batches, progress)
-        thresholds = {layer_name: model.thresholds(histogram, chosen, snn.time_steps)
-                      for layer_name, histogram in (histograms or {}).items()}
+    if histograms is None and chosen.threshold != 'balanced' and (rounded or not chosen.walks):
+        histograms = observe(snn, batches, progress)
+    thresholds = _thresholds(snn, batches, chosen, histograms or {}, progress)
     report = CalibrationReport()
     for layer_name, neuron in snn.neurons.items():
         set_threshold(neuron, thresholds.get(layer_name, neuron.threshold), chosen, snn.time_steps)
         report.append(LayerReport(layer_name, float(neuron.threshold.mean())))
-    if chosen.walks:
+    sweep = None
+    if chosen.walks:  # it has a copy of the ANN's weights
         sweep = Sweep(snn, batches, Store(memory_budget), chosen.blockwise, closed_form=not chosen.simulates)
-        if rounded:  # the walk has a copy of the ANN's weights
-            round_network(snn.plan)
-        steps = Progress(sweep, chosen, progress, observe=not thresholds)
-        calibrated: set[nn.Module] = set()
-        try:
-            for layer, row in zip(sweep, report):
-                steps.layer(layer.name)
-                if not thresholds:
-                    set_threshold(layer.neuron, model.thresholds(observe_layer(layer, steps), chosen, snn.time_steps),
-                                  chosen, snn.time_steps)
-                row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
-                row.threshold = float(layer.neuron.threshold.mean())
-        except BaseException:  # an interrupt too: the next attempt must start from the ANN's own weights
-            snn.network.load_state_dict(sweep.ann.state_dict())
-            raise
-        finally:
-            steps.close()
-    elif rounded:
+    if rounded:
         round_network(snn.plan)
+    if sweep is not None:
+        _walk(sweep, chosen, report, progress, observes=not thresholds)
     snn.settings = dict(pipeline=name, time_steps=snn.time_steps, **dict(weight_bits=WEIGHT_BITS) if rounded else {},
                         **chosen.as_dict())
     return report
 
 
+def _checked(snn: SpikingNetwork, batches: Iterable[Batch], chosen: Pipeline,
+             histograms: dict[str, ActivationHistogram] | None) -> list[Batch]:
+    """The batches on the network's device; refuses what cannot be calibrated while nothing has changed yet."""
+    if snn.settings and (snn.settings['weights'] or snn.settings.get('weight_bits')):
+        raise ValueError('the weights of this network have been calibrated or rounded, the ANN is no longer in it: '
+                         'convert the ANN again and calibrate the result')
+    parameter = next(snn.parameters(), None)
+    collected = materialise(batches, parameter.device if parameter is not None else torch.device('cpu'), snn.network)
+    sizes = sorted(set().union(*gather({size_of(batch) for batch in collected})))
+    if chosen.potential == 'position' and len(sizes) > 1:
+        raise ValueError(f"potential='position' needs images of one size, these have {len(sizes)}: {sizes[:3]}...; "
+                         "use potential='channel'")
+    if histograms is not None and histograms.keys() != snn.neurons.keys():
+        others = sorted(histograms.keys() ^ snn.neurons.keys())
+        raise ValueError(f'these histograms are those of other layers than this network has ({", ".join(others[:4])}): '
+                         'give those that mmsnn.observe returns for it')
+    check_coding(snn, chosen.rule(snn.time_steps).coding)
+    return collected
+
+
+def _thresholds(snn: SpikingNetwork, batches: list[Batch], chosen: Pipeline,
+                histograms: dict[str, ActivationHistogram], progress: bool) -> dict[str, Tensor]:
+    """The thresholds of each layer; none where the walk is to choose them, layer by layer."""
+    model = chosen.rule(snn.time_steps)
+    if chosen.threshold != 'balanced':
+        return {name: model.thresholds(histogram, chosen, snn.time_steps) for name, histogram in histograms.items()}
+    largest = balanced_thresholds(snn, batches, chosen.channel_wise, progress=progress)
+    return {name: value / model.peak for name, value in largest.items()}
+
+
+def _walk(sweep: Sweep, chosen: Pipeline, report: CalibrationReport, progress: bool, observes: bool) -> None:
+    """Calibrate one layer after the other; ``observes``: choose its thresholds first. Fills in the report."""
+    snn, steps = sweep.snn, Progress(sweep, chosen, progress, observes)
+    calibrated: set[nn.Module] = set()
+    try:
+        for layer, row in zip(sweep, report):
+            steps.layer(layer.name)
+            if observes:
+                histogram, model = observe_layer(layer, steps), chosen.rule(snn.time_steps)
+                set_threshold(layer.neuron, model.thresholds(histogram, chosen, snn.time_steps), chosen, snn.time_steps)
+            row.error_before, row.error_after = calibrate_layer(layer, chosen, calibrated, steps)
+            row.threshold = float(layer.neuron.threshold.mean())
+    except BaseException:  # an interrupt too: the next attempt must start from the ANN's own weights
+        snn.network.load_state_dict(sweep.ann.state_dict())
+        raise
+    finally:
+        steps.close()
+
+
 @torch.no_grad()
 def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = False) -> dict[str, ActivationHistogram]:
     """Stream the ANN's activations over all batches into a histogram per layer of neurons."""
+    if isinstance(batches, Tensor):  # one batch, as for calibrate
+        batches = [batches]
     histograms: dict[str, ActivationHistogram] = {}
 
     def watch(name: str):
@@ -166,8 +187,9 @@ def observe(snn: SpikingNetwork, batches: Iterable[Batch], progress: bool = Fals
 
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]
     try:
-        for batch in progress_bar(batches, 'thresholds', disable=not progress, unit='batch'):
-            call_with(snn.network, batch)
+        with snn.full_precision():
+            for batch in progress_bar(batches, 'thresholds', disable=not progress, unit='batch'):
+                call_with(snn.network, batch)
         agree(None)
     except ValueError as problem:
         agree(problem)

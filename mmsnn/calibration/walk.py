@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ..machine import return_freed_memory
-from ..neurons.model import State, per_channel
+from ..neurons.model import State
 from ..simulation.loop import TimeLoop, chunk_steps_for
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
@@ -241,7 +241,7 @@ class Layer:
     def _coding(self, node: fx.Node, planes: Tensor) -> tuple[Tensor, int]:
         """Threshold and least number of spikes a step that the packed spikes of a layer were made with."""
         neuron = neuron_of(node)
-        return per_channel(neuron.threshold, planes[0, 0]), neuron.rule.lowest
+        return neuron.per_channel(neuron.threshold, planes[0, 0]), neuron.rule.lowest
 
     def _level(self, node: fx.Node, like: Tensor) -> Tensor:
         """What one spike adds to what a layer's neurons put out; broadcastable."""

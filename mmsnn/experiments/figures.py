@@ -53,9 +53,6 @@ def stages(names: Iterable[str]) -> list[tuple[str, int, int]]:
 
 def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: list[int], metric: str) -> dict:
     """Draw every figure for a light and a dark page; return their names and the two files."""
-    import matplotlib
-    matplotlib.use('Agg')
-
     from ..analysis import plots
     _, curves, _ = summarise([ann, *rows], metric)
     names = list(dict.fromkeys(name for name, _ in first))
@@ -93,7 +90,7 @@ def draw_figures(folder: Path, ann: dict, rows: list[dict], first: dict, steps: 
     for name, draw in progress_bar(todo.items(), 'figures'):
         for theme, style in THEMES.items():
             path = folder / f'{name}{"" if theme == "light" else "-dark"}.png'
-            with matplotlib.rc_context(style):
+            with plots.pyplot().rc_context(style):
                 draw(path)
             figures.setdefault(name, {})[theme] = path
     return figures

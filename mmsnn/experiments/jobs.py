@@ -3,6 +3,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context
 
@@ -28,15 +29,30 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
     threads = THREADS or max(1, CORES // workers)
     # For the workers. OpenMP reads its variable when torch is imported: waiting threads must not keep the cores busy.
     # The warnings are OpenMMLab's about itself, many times over; errors are raised all the same.
-    os.environ.update(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
     with ProcessPoolExecutor(workers, get_context('spawn'), _start_worker, (threads,)) as pool:
-        futures = [pool.submit(_run, function, job) for job in jobs]
+        with variables(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore'):  # all workers start here
+            futures = [pool.submit(_run, function, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True, wait=False)
             raise
+
+
+@contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """Give the processes that are started within other variables of the environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _run(function: Callable, job: tuple):

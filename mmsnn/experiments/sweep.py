@@ -126,14 +126,6 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
                                     + f' ({row["levels"]} levels a step)')
         found.setdefault(label(row, axes), {}).setdefault(row[column], []).append(row)
 
-    def cell(group: list[dict], key: str, digits: int, unit: float) -> str:
-        scores = [row[key] / unit for row in group if key in row]
-        spread = f' ± {statistics.stdev(scores):.{digits}f}' if len(scores) > 1 else ''
-        return f'{statistics.mean(scores):.{digits}f}{spread}' if scores else ''
-
-    def levels(cells: dict) -> str:
-        return ', '.join(map(str, sorted({row['levels'] for group in cells.values() for row in group})))
-
     def table(key: str, digits: int, title: str, unit: float = 1.) -> str:
         names = [f'T = {c}' if column == 'time_steps' else f'{c} images' for c in columns]
         lines = [f'| {title} | levels a step | ' + ' | '.join(names) + ' |', '|---|---|' + '---|' * len(columns)]
@@ -142,11 +134,10 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
                   for method, cells in found.items()]
         return '\n'.join(lines)
 
-    percent = metric.startswith('accuracy')
+    digits = 2 if metric.startswith('accuracy') else 3
     fixed = f', T = {values["time_steps"][0]}' if column == 'num_images' else ''
-    title = metric + fixed + ('' if ann is None else f' (ANN: {ann:.{2 if percent else 3}f})')
+    title = metric + fixed + ('' if ann is None else f' (ANN: {ann:.{digits}f})')
     macs = next((f' (MACs of the ANN: {row["ann_macs"] / 1e6:.1f})' for row in rows if 'ann_macs' in row), '')
-    digits = 2 if percent else 3
     tables = [table(metric, digits, title)]
     if any(f'{metric} {CEILING}' in row for row in rows):
         tables.append(table(f'{metric} {CEILING}', digits, 'ceiling: activations quantised, without time'))
@@ -156,9 +147,25 @@ def summarise(rows: list[dict], metric: str) -> tuple[str, dict, float | None]:
                table('calibration_seconds', 1, 'calibration, seconds')]
     if choices := choices_table(rows):
         tables.append(choices)
-    curves = {labels[method]: [(c, statistics.mean(s := [row[metric] for row in group]),
-                        statistics.stdev(s) if len(s) > 1 else 0.,
-                        *(statistics.mean(row[key] for row in group)
-                          for key in ('event_operations', 'synaptic_operations'))) for c, group in cells.items()]
+    curves = {labels[method]: [(time_steps, *point(group, metric)) for time_steps, group in cells.items()]
               for method, cells in found.items()} if column == 'time_steps' else {}
     return '\n\n'.join(tables), curves, ann
+
+
+def cell(group: list[dict], key: str, digits: int, unit: float) -> str:
+    """Mean and standard deviation of a number in some rows, as text; nothing where no row has it."""
+    scores = [row[key] / unit for row in group if key in row]
+    spread = f' ± {statistics.stdev(scores):.{digits}f}' if len(scores) > 1 else ''
+    return f'{statistics.mean(scores):.{digits}f}{spread}' if scores else ''
+
+
+def levels(cells: dict[int, list[dict]]) -> str:
+    """The numbers of levels a step in a line of a table."""
+    return ', '.join(map(str, sorted({row['levels'] for group in cells.values() for row in group})))
+
+
+def point(group: list[dict], metric: str) -> tuple[float, ...]:
+    """Mean score, its standard deviation, and mean operations by events and by size of some rows."""
+    scores = [row[metric] for row in group]
+    return (statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.,
+            *(statistics.mean(row[key] for row in group) for key in ('event_operations', 'synaptic_operations')))

@@ -58,8 +58,8 @@ def count_spikes(snn: SpikingNetwork, x: Tensor) -> Counts:
     (_, sums), = loop.sums(snn.bind(x), [snn.time_steps], chunk_steps=1)
     counts = {}
     for node, total in sums.items():
-        threshold = neuron_of(node).threshold
-        counts[neuron_name(node)] = (total / threshold.view(-1, *[1] * (total.ndim - 2))).round()
+        neuron = neuron_of(node)
+        counts[neuron_name(node)] = (total / neuron.per_channel(neuron.threshold, total)).round()
     return counts
 
 

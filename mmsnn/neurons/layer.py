@@ -115,6 +115,7 @@ class IFNeuron(nn.Module):
         return self.rule.rate(self(driven) if self.rule.coding == 'differential' else driven, threshold,
                               self.time_steps, initial)
 
+    @torch.inference_mode(False)  # what is made here is to be changed later
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         # A buffer's shape says how finely it was calibrated, which a fresh neuron cannot know: take the stored one.
         for name, buffer in self.named_buffers(recurse=False):

@@ -113,7 +113,7 @@ class SpikeMetric(BaseMetric):
             steps = costs[0]['time_steps']
             for key in ('analog_macs', 'ann_macs', 'graded_operations'):
                 totals[key] += sum(cost[key] for cost in costs)
-            for layer in costs[0]['spikes']:
+            for layer in dict.fromkeys(layer for cost in costs for layer in cost['spikes']):  # some may see nothing
                 spikes, events, neurons, operations = (sum(cost[key].get(layer, 0) for cost in costs) for key in (
                     'spikes', 'events', 'neurons', 'synaptic_operations'))
                 totals['spikes'] += spikes

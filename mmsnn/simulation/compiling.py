@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from ..machine import compiler_name, has_compiler
 from .firing import Firing
-from .worth import compiler_name, has_compiler
 
 LIMIT = 64  # programs of one region: sizes are variables, but 1 is a size of its own, as are widths that are heights
 _programs: dict[tuple, '_Program'] = {}  # of the regions that this process has met
@@ -58,13 +58,23 @@ def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> 
 def keep_programs() -> None:
     """Let torch keep programs in :func:`cache_folder`, unless ``TORCHINDUCTOR_CACHE_DIR`` says otherwise."""
     usual = os.path.join(tempfile.gettempdir(), 'torchinductor_')  # torch itself sets the variable when it is imported
-    if os.environ.get('TORCHINDUCTOR_CACHE_DIR', usual).startswith(usual):
-        os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(cache_folder())
+    folder = cache_folder()
+    if os.environ.get('TORCHINDUCTOR_CACHE_DIR', usual).startswith(usual) and can_write(folder):
+        os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(folder)
 
 
 def cache_folder() -> Path:
     """In the user's cache folder, which the next process finds."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmsnn' / 'inductor'
+
+
+def can_write(folder: Path) -> bool:
+    """Whether files can be written to a folder, which is made: a home may be read-only, or missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 class PackedConvolution(nn.Module):
@@ -79,17 +89,18 @@ class PackedConvolution(nn.Module):
         self._options = (*(list(value) for value in (convolution.padding, convolution.stride, convolution.dilation)),
                          convolution.groups)
         # No buffer: a packed tensor knows no memory format, and cannot be copied.
-        self._packed: Tensor | None = None
-        self._size: torch.Size | None = None
+        self._packed: tuple[torch.Size, Tensor] | None = None  # for which size
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.numel():
             return self.convolution(x)
-        if x.shape != self._size:
-            weight, self._size = self.convolution.weight.detach(), x.shape
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._options, list(x.shape))
+        packed = self._packed
+        if packed is None or packed[0] != x.shape:
+            weight = self.convolution.weight.detach()
+            self._packed = packed = x.shape, torch.ops.mkldnn._reorder_convolution_weight(
+                weight, *self._options, list(x.shape))
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, self.convolution.bias, *self._options, 'none', [], '')
+            x, packed[1], self.convolution.bias, *self._options, 'none', [], '')
 
 
 def has_regions(module: fx.GraphModule) -> bool:

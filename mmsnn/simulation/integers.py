@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .codes import Code, code_of
+from .codes import BYTE, Code, code_of
 from .operations import computes_as, source_of
 from .plan import Plan, is_neuron
 
@@ -28,6 +28,8 @@ WEIGHT_BITS = 8
 
 def integer_layers(plan: Plan) -> dict[fx.Node, fx.Node]:
     """The convolutions that can work on integers, each with the layer of neurons that it reads.
+
+    One of so many products that 32 bits might not hold their sum, more than 66,000 for an output, cannot.
 
     Raises:
         ValueError: no convolution can, because no layer's spikes fit into a byte.
@@ -39,8 +41,9 @@ def integer_layers(plan: Plan) -> dict[fx.Node, fx.Node]:
             continue
         source = source_of(node)
         neuron = plan.modules.get(source)
+        fits = module.weight[0].numel() * LARGEST * BYTE < 2 ** 31  # the largest sum there can be
         if isinstance(module.padding, str) or module.padding_mode != 'zeros' or neuron is None \
-                or neuron.channel_axis != 1:
+                or neuron.channel_axis != 1 or not fits:
             continue
         if code_of(neuron) is None:
             refused[source] = neuron
@@ -132,6 +135,7 @@ class IntegerConvolution(nn.Module):
         self.dilation: list[int] = list(conv.dilation)
         self.groups, self.zero_point = conv.groups, code.zero_point
         self.number = next(_numbers)
+        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
         self._packed: Tensor | None = None
         _LAYERS[self.number] = self
 
@@ -153,7 +157,6 @@ class IntegerConvolution(nn.Module):
             self._packed = torch.ops.onednn.qconv_prepack(
                 self.weight, self.scale, 1., self.zero_point, self.stride, self.padding, self.dilation, self.groups,
                 list(codes.shape))
-            self._zeros = torch.zeros(len(self.scale), dtype=torch.int32)
         return torch.ops.onednn.qconv2d_pointwise(
             codes, 1., self.zero_point, self._packed, self.scale, self._zeros, self.bias, self.stride, self.padding,
             self.dilation, self.groups, 1., 0, torch.float32, 'none', [], '')

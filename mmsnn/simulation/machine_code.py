@@ -5,14 +5,15 @@ import hashlib
 import logging
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..machine import compiler_name, has_compiler, processor_flags
 from .compiling import cache_folder
 from .integers import has_integers
-from .worth import compiler_name, has_compiler
 
 
 def library() -> Any:
@@ -22,8 +23,7 @@ def library() -> Any:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    flags = Path('/proc/cpuinfo')
-    found = set(flags.read_text().split('flags', 1)[-1].split('\n', 1)[0].split()) if flags.exists() else set()
+    found = processor_flags()
     if not {'avx512_vnni', 'avx512vbmi'} <= found or not has_compiler():
         return None
     options = ['-O3', '-std=c++17', '-shared', '-fPIC', '-fopenmp',
@@ -36,13 +36,16 @@ def _library() -> ctypes.CDLL | None:
     key = hashlib.sha256(source.read_bytes() + ' '.join([compiler_name(), *options]).encode()).hexdigest()[:16]
     file = cache_folder().with_name('native') / f'{key}.so'
     try:
-        if not file.exists():
+        try:
+            return ctypes.CDLL(str(file))
+        except OSError:  # not there, or damaged
             file.parent.mkdir(parents=True, exist_ok=True)
-            made = file.with_suffix(f'.{os.getpid()}')  # another process may be at it
-            subprocess.run([compiler_name(), *options, str(source), '-o', str(made)], check=True, capture_output=True,
-                           text=True)
-            made.replace(file)
-        return ctypes.CDLL(str(file))
+            with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # another process may be at it
+                made = Path(folder, file.name)
+                subprocess.run([compiler_name(), *options, str(source), '-o', str(made)], check=True,
+                               capture_output=True, text=True)
+                made.replace(file)
+            return ctypes.CDLL(str(file))
     except (OSError, subprocess.CalledProcessError) as error:
         logging.getLogger(__name__).warning(
             "dtype='int8': %s could not be compiled, simulating without, which is slower (%s)", source,

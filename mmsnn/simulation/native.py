@@ -109,7 +109,7 @@ class NativeLayer(nn.Module):
         super().__init__()
         self.code, self.steps, self.record = code, steps, record
         self._neuron, self._given = [neuron], terms  # a list: its tensors are not this module's
-        self._layer: _Layer | None = None
+        self._prepared: tuple[_Layer, Any, Tensor] | None = None
         self._held: list = []  # what pointers refer to
         self.number = next(_numbers)
         _LAYERS[self.number] = self
@@ -132,12 +132,15 @@ class NativeLayer(nn.Module):
 
     def fire(self, first: Tensor, sent: Tensor | None, maps: Sequence[list[Tensor]]) -> list[Tensor]:
         shape = self.shape(maps)
-        if self._layer is None:
-            self._layer = self._prepare(shape[1])
-        layer, size = self._layer, ctypes.c_void_p * self.steps
+        if self._prepared is None:
+            self._prepared = self._prepare(shape[1])
+        # Each call has its own: other threads may be computing with theirs.
+        prepared, arranged, changes = self._prepared
+        layer, terms = _Layer.from_buffer_copy(prepared), type(arranged).from_buffer_copy(arranged)
+        layer.terms, size = ctypes.addressof(terms), ctypes.c_void_p * self.steps
         codes = [torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last) for _ in range(self.steps)]
         held: list = []  # what pointers refer to
-        for term, each, (_, _, conv) in zip(self._terms, maps, self._given):
+        for term, each, (_, _, conv) in zip(terms, maps, self._given):
             if conv is None and each[0].shape != shape:
                 each = [value.expand(shape) for value in each]
             elif conv is not None and convolved(conv, each[0]) != shape:  # added to a larger map
@@ -145,6 +148,8 @@ class NativeLayer(nn.Module):
                     raise ValueError(f"dtype='int8': what {conv} gives of {tuple(each[0].shape)} is added to a larger "
                                      "map. Use dtype='bfloat16'")
                 each = [value.expand(shape[0], -1, *shape[2:]) for value in each]
+            if term.kind == _VALUES:  # integers too may be added
+                each = [value.float() for value in each]
             each = [value.contiguous(memory_format=torch.channels_last) for value in each]
             term.height, term.width = each[0].shape[2:]
             pointers = size(*(value.data_ptr() for value in each * (self.steps // len(each))))
@@ -154,7 +159,7 @@ class NativeLayer(nn.Module):
             sent = sent.contiguous(memory_format=torch.channels_last)
         pointers = size(*(value.data_ptr() for value in codes))
         layer.codes, layer.sent = ctypes.addressof(pointers), None if sent is None else sent.data_ptr()
-        layer.changes = self._changes.data_ptr() + int(first) * self._changes.shape[1]
+        layer.changes = changes.data_ptr() + int(first) * changes.shape[1]
         counts = torch.zeros(2, dtype=torch.int64) if self.record else NOTHING
         layer.counts = counts.data_ptr() if self.record else None
         layer.images, layer.channels, layer.height, layer.width = shape
@@ -169,14 +174,14 @@ class NativeLayer(nn.Module):
                   for each, (_, _, conv) in zip(maps, self._given))
         return functools.reduce(lambda one, other: one if one == other else torch.broadcast_shapes(one, other), shapes)
 
-    def _prepare(self, channels: int) -> _Layer:
-        """Arrange weights, and all that channels have, as native.cpp reads them."""
+    def _prepare(self, channels: int) -> tuple[_Layer, Any, Tensor]:
+        """Arrange weights, and all that channels have, as native.cpp reads them: the layer, its terms, its changes."""
         (neuron,), code, rule = self._neuron, self.code, self._neuron[0].rule
         assert isinstance(rule, Differential)
         half = neuron.threshold.double() / 2
         bias = neuron.bias.double().expand(channels)
-        self._terms = (_Term * len(self._given))()
-        for term, (before, coded, conv) in zip(self._terms, self._given):
+        terms = (_Term * len(self._given))()
+        for term, (before, coded, conv) in zip(terms, self._given):
             scale = torch.ones(1, dtype=torch.float64) if before is None else before.threshold.double()
             term.kind, term.channels = _VALUES if before is None else _CODES, channels
             term.zero_point = 0 if coded is None else coded.zero_point
@@ -197,12 +202,13 @@ class NativeLayer(nn.Module):
         largest = torch.round(2 * torch.as_tensor(neuron.ceiling) / neuron.threshold.double() - .5)
         # What is sent for k halves and a quarter of difference, at each step.
         differences = torch.arange(128) / 2 + .25
-        self._changes = torch.stack([rule.at(step, neuron.time_steps).nearest(differences).to(torch.uint8)
-                                     for step in range(neuron.time_steps)])
-        return _Layer(
-            terms=ctypes.addressof(self._terms), number=len(self._terms), steps=self.steps, zero_point=code.zero_point,
-            lowest=2 * code.low,            bias=self._pointer(padded(bias / half - .5).float()),
+        changes = torch.stack([rule.at(step, neuron.time_steps).nearest(differences).to(torch.uint8)
+                               for step in range(neuron.time_steps)])
+        layer = _Layer(
+            number=len(terms), steps=self.steps, zero_point=code.zero_point, lowest=2 * code.low,
+            bias=self._pointer(padded(bias / half - .5).float()),
             largest=self._pointer(padded(largest.clamp(max=2 * code.high).expand(channels)).float()))
+        return layer, terms, changes
 
     def _pointer(self, value: Tensor) -> int:
         self._held.append(value.contiguous())

@@ -1,17 +1,18 @@
 """The converted network: a traced graph with neurons, its settings, and the mean over time as its output."""
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron, span
+from .inputs import check_finite
 from .loop import TimeLoop
 from .operations import source_of
 from .plan import Env, Plan, is_neuron, neuron_of
-from .settings import check_coding, check_conversion, read_settings
+from .settings import check_coding, check_conversion, check_fits, read_settings
 from .structure import assemble, output_nodes
 from .worth import decide
 
@@ -39,6 +40,7 @@ class SpikingNetwork(nn.Module):
         delay: steps at the beginning that the mean over time leaves out.
         converted_for: ``'rate'`` or ``'differential'``, see :func:`mmsnn.convert`.
         graded: names of what mixes values, such as norms, and computes on what neurons have sent so far.
+        recorders: called with the inputs' values and the number of steps of each simulation, where somebody counts.
         settings: what the network was calibrated with (plain types); None before calibration. It is part of
             ``state_dict()``, and loading a state made for another T is refused.
     """
@@ -72,6 +74,7 @@ class SpikingNetwork(nn.Module):
         self.time_steps = time_steps
         self.readout = readout
         self.chunk_steps = chunk_steps
+        self.recorders: list[Callable[[Env, int], None]] = []
         # JSON in a buffer: everything that copies a model's tensors (mmengine's checkpoints, DDP) takes it along.
         self.register_buffer('_settings', torch.zeros(0, dtype=torch.uint8))
         self._plan: Plan | None = None
@@ -126,6 +129,7 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             RuntimeError: the network has not been calibrated.
+            ValueError: inputs that are NaN or infinite.
         """
         return self.anytime([self.time_steps], *args, **kwargs)[self.time_steps]
 
@@ -145,7 +149,7 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             RuntimeError: the network has not been calibrated.
-            ValueError: a number of steps that is not simulated.
+            ValueError: a number of steps that is not simulated, or inputs that are NaN or infinite.
         """
         self._check_calibrated()
         with self.full_precision():
@@ -159,6 +163,9 @@ class SpikingNetwork(nn.Module):
         if not wanted or min(wanted) <= self.delay or max(wanted) > self.time_steps:
             raise ValueError(f'steps must be from {self.delay + 1} to {self.time_steps}, not {sorted(wanted)}')
         values = self.bind(*args, **kwargs)
+        check_finite(values.values())
+        for record in self.recorders:
+            record(values, max(wanted))
         if self.compile == 'auto' and self._expected and self._compiled is None:
             self._compiled = decide(self, values, self._expected)
             self._loop = self._loop if self._loop and self._loop.compile == self._compiled else None
@@ -208,8 +215,10 @@ class SpikingNetwork(nn.Module):
         spike timing, what it lacks to the ANN that of quantisation.
         """
         self._check_calibrated()
+        values = self.bind(*args, **kwargs)
+        check_finite(values.values())
         with self.full_precision():
-            env = self.plan.analog(self.bind(*args, **kwargs), quantised=True)
+            env = self.plan.analog(values, quantised=True)
         return self._outputs({}, env, self.time_steps, self.settings['shift'])
 
     def _check_calibrated(self) -> dict:
@@ -247,9 +256,10 @@ class SpikingNetwork(nn.Module):
 
     @settings.setter
     def settings(self, settings: dict | None) -> None:
-        text = b'' if settings is None else json.dumps(settings).encode()
+        text = b'' if settings is None else json.dumps(settings, default=lambda number: number.item()).encode()
         self._settings = torch.tensor(list(text), dtype=torch.uint8, device=self._settings.device)
 
+    @torch.inference_mode(False)  # what is made here is to be changed later
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         stored = state_dict.get(prefix + '_settings')
         if stored is not None and len(stored):
@@ -260,31 +270,13 @@ class SpikingNetwork(nn.Module):
                     f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
                     f'time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
             check_coding(self, rule.rule(self.time_steps).coding)
-            self._check_fits(state_dict, prefix)
+            check_fits(self.state_dict(), state_dict, prefix)
             for neuron in self.neurons.values():
                 neuron.rule = rule.rule(self.time_steps).under(neuron.ceiling)
                 neuron.time_steps = self.time_steps
         if stored is not None:
             self._settings = stored.new_empty(stored.shape, device=self._settings.device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _check_fits(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """mmengine loads what fits and warns about the rest.
-
-        Raises:
-            RuntimeError: the calibrated state is that of another network.
-        """
-        own = self.state_dict()
-        given = {key.removeprefix(prefix): value.shape for key, value in state_dict.items() if key.startswith(prefix)}
-        wrong = [f'{key} is missing' for key in own if key not in given]
-        wrong += [f'{key} is not in this network' for key in given if key not in own]
-        wrong += [f'{key} is {tuple(shape)} instead of {tuple(own[key].shape)}' for key, shape in given.items()
-                  if key in own and shape != own[key].shape and key != '_settings' and '.neurons.' not in key]
-        if wrong:
-            more = f'\n  ... and {len(wrong) - 8} more' if len(wrong) > 8 else ''
-            raise RuntimeError('this calibrated state is that of another network, or of other include/exclude '
-                               'patterns:\n  ' + '\n  '.join(wrong[:8]) + more
-                               + '\nUse the config that it was calibrated with, or calibrate the ANN again.')
 
     def __repr__(self) -> str:
         parts = [f'time_steps={self.time_steps}', f'coding={self.coding!r}', f'layers={len(self.neuron_nodes)}']

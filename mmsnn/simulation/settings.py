@@ -1,5 +1,6 @@
 """What a network was converted for, and what it was calibrated with: whether the two fit, and how it is stored."""
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -41,6 +42,29 @@ def check_coding(snn: 'SpikingNetwork', coding: str) -> None:
         what = f' and has neurons that are no ReLU: {names}' if others else ''
         raise ValueError(f"this network was converted with coding='differential'{what}. Calibrate it with "
                          "pipeline='differential', or convert the ANN with coding='rate'")
+
+
+def check_fits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], prefix: str) -> None:
+    """Make sure that a stored state is one of this network: mmengine loads what fits and warns about the rest.
+
+    Args:
+        own: the network's own state.
+        stored: a state that has it below a prefix.
+        prefix: of its keys.
+
+    Raises:
+        RuntimeError: the calibrated state is that of another network.
+    """
+    given = {key.removeprefix(prefix): value.shape for key, value in stored.items() if key.startswith(prefix)}
+    wrong = [f'{key} is missing' for key in own if key not in given]
+    wrong += [f'{key} is not in this network' for key in given if key not in own]
+    wrong += [f'{key} is {tuple(shape)} instead of {tuple(own[key].shape)}' for key, shape in given.items()
+              if key in own and shape != own[key].shape and key != '_settings' and '.neurons.' not in key]
+    if wrong:
+        more = f'\n  ... and {len(wrong) - 8} more' if len(wrong) > 8 else ''
+        raise RuntimeError('this calibrated state is that of another network, or of other include/exclude '
+                           'patterns:\n  ' + '\n  '.join(wrong[:8]) + more
+                           + '\nUse the config that it was calibrated with, or calibrate the ANN again.')
 
 
 def read_settings(stored: Tensor) -> tuple[dict, Pipeline]:

@@ -1,11 +1,10 @@
 """Whether to compile a simulation: what ``compile='auto'`` decides."""
 import logging
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..machine import has_compiler
 from .plan import Env, is_neuron
 
 if TYPE_CHECKING:
@@ -58,12 +57,3 @@ def decide(snn: 'SpikingNetwork', values: Env, calls: int) -> bool:
         calls * steps * neurons * SAVED, START + EACH_LAYER * len(layers),
         '' if found else ', but there is no C++ compiler')
     return worth and found
-
-
-def compiler_name() -> str:
-    """The C++ compiler that torch.compile takes."""
-    return os.environ.get('CXX', 'g++')
-
-
-def has_compiler() -> bool:
-    return shutil.which(compiler_name()) is not None
