@@ -206,3 +206,31 @@ def test_spiking_networks_are_not_converted_again():
     for again in (snn, nn.Sequential(snn, nn.ReLU())):
         with pytest.raises(mmsnn.ConversionError, match='it spikes already; pass the ANN'):
             mmsnn.convert(again, 4)
+
+
+class Named(nn.Module):
+    """Names that Python, or the spiking network, keeps for itself, and modules that are made in ``forward``."""
+
+    def __init__(self):
+        super().__init__()
+        self.neurons = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+        self.neurons_ = nn.ModuleDict({'class': nn.Conv2d(4, 4, 3)})
+        self.scales = nn.ParameterDict({'lambda': torch.full((1,), 2.)})
+        self.last = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x):
+        x = self.neurons[2:](self.neurons[:2](x))
+        return nn.Tanh()(self.last(nn.ReLU()(self.neurons_['class'](x)) * self.scales['lambda']))
+
+
+def test_reserved_names_and_modules_made_in_forward():
+    ann, x = Named().eval(), torch.randn(SIZE)
+    snn = mmsnn.convert(ann, 8, coding='differential')
+    assert list(ann.scales) == ['lambda'] and list(ann.neurons_) == ['class'] and len(snn.neurons) == 4
+    torch.testing.assert_close(snn.network(x), ann(x))
+    mmsnn.calibrate(snn, [x], sizes=12, progress=False)
+    output = pickle.loads(pickle.dumps(snn))(x)
+    torch.testing.assert_close(output, ann(x), rtol=.02, atol=.02)
+    again = mmsnn.convert(ann, 8, coding='differential')
+    again.load_state_dict(snn.state_dict())
+    assert torch.equal(again(x), output)

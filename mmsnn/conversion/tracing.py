@@ -1,6 +1,7 @@
 """Trace a network with torch.fx into a graph without dropout, in-place operations and checkpointing."""
 import copy
 import itertools
+import keyword
 import operator
 from typing import Any
 
@@ -21,6 +22,7 @@ WRAPPERS = dict.fromkeys(('DataParallel', 'DistributedDataParallel', 'FullyShard
     'OptimizedModule': 'pass ._orig_mod, the network that torch.compile was given',
     'SpikingNetwork': 'it spikes already; pass the ANN that it was made from',
     'ScriptModule': 'torch.jit has scripted or traced it; pass the network that it was made from'}
+QUANTISED = tuple(f'torch{ao}.nn{kind}.quantized' for ao in ('', '.ao') for kind in ('', '.intrinsic'))
 
 
 class ConversionError(ValueError):
@@ -60,6 +62,7 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
                               'Its forward() must not branch on tensor values; see the documentation of torch.fx. '
                               'Where it branches on sizes, pass an input: example=...') from error
     graph._tracer_cls = Tracer  # which unpickling calls, without an example
+    _rename(tracer.root, graph)
     network = fx.GraphModule(tracer.root, graph, type(ann).__name__)
     for node in list(graph.nodes):
         if node.target in ASSERTIONS:
@@ -85,8 +88,25 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
     return network
 
 
+def _rename(root: nn.Module, graph: fx.Graph) -> None:
+    """Give other names to what cannot keep its own: 'class' in the program of a graph, 'neurons' beside the neurons."""
+    for node in graph.nodes:
+        if node.op in ('call_module', 'get_attr'):
+            module, path = root, []
+            for name in node.target.split('.'):
+                value, new = getattr(module, name), name
+                while keyword.iskeyword(new) or (module is root and new == 'neurons') or getattr(
+                        module, new, value) is not value:
+                    new += '_'
+                if new != name:
+                    setattr(module, new, value)
+                path.append(new)
+                module = value
+            node.target = '.'.join(path)
+
+
 def refuse(ann: nn.Module) -> None:
-    """Refuse networks that are wrapped, compiled, or of half precision.
+    """Refuse networks that are wrapped, compiled, quantised, or of half precision.
 
     Raises:
         ConversionError: saying what to pass instead.
@@ -96,6 +116,10 @@ def refuse(ann: nn.Module) -> None:
         if found and not (name and found == 'ScriptModule'):  # which may be left analog where it is a part
             raise ConversionError(f"{name or 'the network'} is a {type(module).__name__}, which cannot be traced by "
                                   f'torch.fx: {WRAPPERS[found]}')
+        if type(module).__module__.startswith(QUANTISED):
+            raise ConversionError(f"{name or 'the network'} is a quantised {type(module).__name__}, whose weights are "
+                                  "packed away: pass the network before quantisation; dtype='int8' then simulates on "
+                                  'bytes')
     for path, value in itertools.chain(ann.named_parameters(), ann.named_buffers()):
         if value.dtype in (torch.float16, torch.bfloat16):
             raise ConversionError(f'{path} is in {value.dtype}, too coarse for sums of many steps: convert a float32 '
