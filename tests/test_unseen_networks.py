@@ -52,6 +52,15 @@ def assigns_to_new(net, x):
     return wider
 
 
+def changes_a_part_and_puts_it_back(net, x):
+    x = F.relu(x)
+    part = x[:, 1:].view(x.shape[0], 3, -1)
+    part += 1
+    part *= .5
+    x[:, 1:] = part.view(x.shape[0], 3, x.shape[2], x.shape[3])
+    return x
+
+
 def makes_constants(net, x):
     images, channels, height, width = x.shape
     ramp = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(images, 1, height, width)
@@ -73,7 +82,8 @@ def pads_to_multiples(net, x):
 
 
 CASES = dict(padding=pads_to_multiples, checks=checks_what_it_gets, isinstance=asks_what_it_got,
-             assignment=assigns_parts, new_zeros=assigns_to_new, constants=makes_constants, sizes=rounds_sizes)
+             assignment=assigns_parts, part=changes_a_part_and_puts_it_back, new_zeros=assigns_to_new,
+             constants=makes_constants, sizes=rounds_sizes)
 
 
 @pytest.mark.parametrize('case', CASES.values(), ids=CASES)

@@ -133,11 +133,17 @@ def _is_put_back(node: fx.Node) -> bool:
         user.target in (operator.setitem, assigned) and user.args == (*part.args, node) for user in node.users)
 
 
+def _overwrites(node: fx.Node, part: fx.Node) -> bool:
+    """True for ``x[i] = ...`` where the part is ``x[i]``: whatever stood there is not read."""
+    return (node.target in (operator.setitem, assigned) and part.target is operator.getitem
+            and node.args[:2] == part.args)
+
+
 def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     """Let everything behind a node that changes its argument read the node instead of the argument.
 
     Raises:
-        ConversionError: the argument is a view, and what it is a view of is read later.
+        ConversionError: the argument is a view, and what it is a view of is read later, unless it is overwritten.
     """
     def readers(changed: fx.Node) -> list[fx.Node]:
         return [user for user in changed.users if position.get(user, 0) > position[node]]
@@ -146,10 +152,11 @@ def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     for user in readers(changed):
         user.replace_input_with(changed, node)
     while is_view(changed) and isinstance(source_of(changed), fx.Node):
-        changed = source_of(changed)
-        if readers(changed):
+        part, changed = changed, source_of(changed)
+        later = min(readers(changed), key=position.__getitem__, default=None)
+        if later is not None and not _overwrites(later, part):
             raise ConversionError(f'{qualified_names(node)[0]} changes in place a part of {changed.name}, which '
-                                  f'{readers(changed)[0].name} reads afterwards: use one that is not in place')
+                                  f'{later.name} reads afterwards: use one that is not in place')
     if changed.op == 'get_attr' and (node.target is assigned or not node.users):
         raise ConversionError(f'{qualified_names(node)[0]} changes in place {changed.target}, which does not depend on '
                               'the input: use one that is not in place, such as torch.cat or torch.where')
