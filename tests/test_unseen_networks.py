@@ -56,8 +56,7 @@ def changes_a_part_and_puts_it_back(net, x):
     x = F.relu(x)
     part = x[:, 1:].view(x.shape[0], 3, -1)
     part += 1
-    part *= .5
-    x[:, 1:] = part.view(x.shape[0], 3, x.shape[2], x.shape[3])
+    x[:, 1:] = part.view(x.shape[0], 3, x.shape[2], x.shape[3]) * .5
     return x
 
 
@@ -204,11 +203,16 @@ def test_what_is_made_in_inference_mode_works_outside():
     torch.testing.assert_close(snn(x), inside, rtol=.05, atol=.05)
 
 
-def test_normalised_weights_are_pickled():
-    ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+@pytest.mark.parametrize('normalise', [
+    nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.weight_norm,
+    nn.utils.spectral_norm], ids=lambda function: f'{function.__module__}.{function.__name__}')
+@pytest.mark.filterwarnings('ignore:.*weight_norm')
+def test_normalised_weights_are_pickled_and_loaded(normalise):
+    ann = nn.Sequential(normalise(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
     x = torch.randn(SIZE)
     snn = mmsnn.convert(ann, 4)
     torch.testing.assert_close(pickle.loads(pickle.dumps(snn)).network(x), ann(x))
+    snn.network.load_state_dict(mmsnn.convert(ann, 4).network.state_dict())
 
 
 def test_spiking_networks_are_not_converted_again():

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..simulation.calls import normalise, set_argument
-from ..simulation.operations import ASSERTIONS, OUT_OF_PLACE, assigned, changes_argument, is_dropout, is_view, source_of
+from ..simulation.operations import (
+    ASSERTIONS,
+    OUT_OF_PLACE,
+    assigned,
+    changes_argument,
+    is_dropout,
+    is_view,
+    reads_shape,
+    source_of,
+)
 from .attention import open_attention
 from .baking import bake_weights
 from .folding import qualified_names
@@ -153,7 +162,8 @@ def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
         user.replace_input_with(changed, node)
     while is_view(changed) and isinstance(source_of(changed), fx.Node):
         part, changed = changed, source_of(changed)
-        later = min(readers(changed), key=position.__getitem__, default=None)
+        values = (user for user in readers(changed) if not reads_shape(user))
+        later = min(values, key=position.__getitem__, default=None)
         if later is not None and not _overwrites(later, part):
             raise ConversionError(f'{qualified_names(node)[0]} changes in place a part of {changed.name}, which '
                                   f'{later.name} reads afterwards: use one that is not in place')
