@@ -405,10 +405,12 @@ WRAPPED = {
     'DataParallel inside': (lambda: nn.Sequential(nn.Identity(), nn.DataParallel(plain())), '1 is a DataParallel'),
     'scripted': (lambda: torch.jit.script(plain()), 'torch.jit has scripted or traced it; pass the network'),
     'traced': (lambda: torch.jit.trace(plain(), images()), 'torch.jit has scripted or traced it'),
-    'compiled': (lambda: torch.compile(plain()), 'OptimizedModule.*pass ._orig_mod')}
+    'compiled': (lambda: torch.compile(plain()), 'OptimizedModule.*pass ._orig_mod'),
+    'quantised': (lambda: torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 4), nn.ReLU())),
+                  '0 is a quantised Linear.*pass the network before quantisation')}
 
 
-@pytest.mark.filterwarnings('ignore:.*torch.jit')
+@pytest.mark.filterwarnings('ignore:.*torch.jit', 'ignore:.*torch.ao.quantization')
 @pytest.mark.parametrize('make, message', WRAPPED.values(), ids=WRAPPED)
 def test_wrapped_and_compiled_networks_are_refused_in_one_line(make, message):
     with pytest.raises(mmsnn.ConversionError, match=message) as error:

@@ -126,3 +126,16 @@ def test_what_cannot_be_traced_is_named_with_the_way_out(monkeypatch):
                        r"rpn_head: RPNHead.*parts=\('backbone', 'neck'\)"):
         MODELS.build(options)
     assert list(spiking_parts(MODELS.build(dict(options, parts=('backbone', 'neck'))))) == ['backbone_neck']
+
+
+def test_what_decides_by_sizes_is_converted_for_those_of_an_example(monkeypatch):
+    from mmdet.models.dense_heads import RPNHead
+    forward, images = RPNHead.forward, torch.rand(1, 3, 64, 96)
+    monkeypatch.setattr(RPNHead, 'forward', lambda self, x: forward(self, x if x[0].shape[-1] > 2 else x[:1]))
+    options = dict(type='mmsnn.SpikingDetector', time_steps=8, coding='differential', detector=double_heads())
+    with pytest.raises(mmsnn.ConversionError, match='(?s)rpn_head: RPNHead.*decides by sizes: example='):
+        MODELS.build(options)
+    part = spiking_parts(MODELS.build(dict(options, example=(1, 3, 64, 96))))['backbone_neck_rpn_head']
+    torch.testing.assert_close(part.snn.network(images)[1], part.ann(images)[1])
+    with pytest.raises(ValueError, match='converted for inputs of size'):
+        part.snn.network(images[..., :64])

@@ -52,6 +52,14 @@ def assigns_to_new(net, x):
     return wider
 
 
+def changes_a_part_and_puts_it_back(net, x):
+    x = F.relu(x)
+    part = x[:, 1:].view(x.shape[0], 3, -1)
+    part += 1
+    x[:, 1:] = part.view(x.shape[0], 3, x.shape[2], x.shape[3]) * .5
+    return x
+
+
 def makes_constants(net, x):
     images, channels, height, width = x.shape
     ramp = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(images, 1, height, width)
@@ -73,7 +81,8 @@ def pads_to_multiples(net, x):
 
 
 CASES = dict(padding=pads_to_multiples, checks=checks_what_it_gets, isinstance=asks_what_it_got,
-             assignment=assigns_parts, new_zeros=assigns_to_new, constants=makes_constants, sizes=rounds_sizes)
+             assignment=assigns_parts, part=changes_a_part_and_puts_it_back, new_zeros=assigns_to_new,
+             constants=makes_constants, sizes=rounds_sizes)
 
 
 @pytest.mark.parametrize('case', CASES.values(), ids=CASES)
@@ -194,11 +203,16 @@ def test_what_is_made_in_inference_mode_works_outside():
     torch.testing.assert_close(snn(x), inside, rtol=.05, atol=.05)
 
 
-def test_normalised_weights_are_pickled():
-    ann = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+@pytest.mark.parametrize('normalise', [
+    nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.weight_norm,
+    nn.utils.spectral_norm], ids=lambda function: f'{function.__module__}.{function.__name__}')
+@pytest.mark.filterwarnings('ignore:.*weight_norm')
+def test_normalised_weights_are_pickled_and_loaded(normalise):
+    ann = nn.Sequential(normalise(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
     x = torch.randn(SIZE)
     snn = mmsnn.convert(ann, 4)
     torch.testing.assert_close(pickle.loads(pickle.dumps(snn)).network(x), ann(x))
+    snn.network.load_state_dict(mmsnn.convert(ann, 4).network.state_dict())
 
 
 def test_spiking_networks_are_not_converted_again():
@@ -206,3 +220,31 @@ def test_spiking_networks_are_not_converted_again():
     for again in (snn, nn.Sequential(snn, nn.ReLU())):
         with pytest.raises(mmsnn.ConversionError, match='it spikes already; pass the ANN'):
             mmsnn.convert(again, 4)
+
+
+class Named(nn.Module):
+    """Names that Python, or the spiking network, keeps for itself, and modules that are made in ``forward``."""
+
+    def __init__(self):
+        super().__init__()
+        self.neurons = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+        self.neurons_ = nn.ModuleDict({'class': nn.Conv2d(4, 4, 3)})
+        self.scales = nn.ParameterDict({'lambda': torch.full((1,), 2.)})
+        self.last = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x):
+        x = self.neurons[2:](self.neurons[:2](x))
+        return nn.Tanh()(self.last(nn.ReLU()(self.neurons_['class'](x)) * self.scales['lambda']))
+
+
+def test_reserved_names_and_modules_made_in_forward():
+    ann, x = Named().eval(), torch.randn(SIZE)
+    snn = mmsnn.convert(ann, 8, coding='differential')
+    assert list(ann.scales) == ['lambda'] and list(ann.neurons_) == ['class'] and len(snn.neurons) == 4
+    torch.testing.assert_close(snn.network(x), ann(x))
+    mmsnn.calibrate(snn, [x], sizes=12, progress=False)
+    output = pickle.loads(pickle.dumps(snn))(x)
+    torch.testing.assert_close(output, ann(x), rtol=.02, atol=.02)
+    again = mmsnn.convert(ann, 8, coding='differential')
+    again.load_state_dict(snn.state_dict())
+    assert torch.equal(again(x), output)

@@ -38,15 +38,16 @@ def bake_weights(network: nn.Module) -> None:
                 remove_spectral_norm(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
+        # torch's own, which it leaves behind: they ask a checkpoint for what is gone, and some cannot be pickled.
+        for key, hook in list(module._load_state_dict_pre_hooks.items()):
+            if str(getattr(getattr(hook, 'hook', hook), '__module__', '')).startswith('torch.nn.utils.'):
+                del module._load_state_dict_pre_hooks[key]
 
 
 def _bake_parametrizations(module: nn.Module) -> None:
     # Not by parametrize.remove_parametrizations: it changes the class, which copies of the module share.
     values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
     kind = parametrize.type_before_parametrizations(module)
-    for key, hook in list(module._load_state_dict_pre_hooks.items()):  # torch's own, which cannot be pickled
-        if str(getattr(getattr(hook, 'hook', hook), '__module__', '')).startswith('torch.nn.utils.'):
-            del module._load_state_dict_pre_hooks[key]
     del module.parametrizations
     module.__class__ = kind
     for name, value in values.items():

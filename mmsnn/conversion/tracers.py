@@ -76,6 +76,10 @@ class Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))
 
     def call_module(self, module, forward, args, kwargs):
+        try:
+            self.path_of_module(module)
+        except NameError:  # made in forward(): nn.Softmax(1)(x), or a part of an nn.Sequential, self.layers[2:](x)
+            return forward(*args, **kwargs)
         scope, stack = copy.copy(self.scope), copy.copy(self.module_stack)
         try:
             return super().call_module(module, forward, args, kwargs)

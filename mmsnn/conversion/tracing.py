@@ -1,6 +1,7 @@
 """Trace a network with torch.fx into a graph without dropout, in-place operations and checkpointing."""
 import copy
 import itertools
+import keyword
 import operator
 from typing import Any
 
@@ -8,7 +9,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..simulation.calls import normalise, set_argument
-from ..simulation.operations import ASSERTIONS, OUT_OF_PLACE, assigned, changes_argument, is_dropout, is_view, source_of
+from ..simulation.operations import (
+    ASSERTIONS,
+    OUT_OF_PLACE,
+    assigned,
+    changes_argument,
+    is_dropout,
+    is_view,
+    reads_shape,
+    source_of,
+)
 from .attention import open_attention
 from .baking import bake_weights
 from .folding import qualified_names
@@ -21,6 +31,7 @@ WRAPPERS = dict.fromkeys(('DataParallel', 'DistributedDataParallel', 'FullyShard
     'OptimizedModule': 'pass ._orig_mod, the network that torch.compile was given',
     'SpikingNetwork': 'it spikes already; pass the ANN that it was made from',
     'ScriptModule': 'torch.jit has scripted or traced it; pass the network that it was made from'}
+QUANTISED = tuple(f'torch{ao}.nn{kind}.quantized' for ao in ('', '.ao') for kind in ('', '.intrinsic'))
 
 
 class ConversionError(ValueError):
@@ -60,6 +71,7 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
                               'Its forward() must not branch on tensor values; see the documentation of torch.fx. '
                               'Where it branches on sizes, pass an input: example=...') from error
     graph._tracer_cls = Tracer  # which unpickling calls, without an example
+    _rename(tracer.root, graph)
     network = fx.GraphModule(tracer.root, graph, type(ann).__name__)
     for node in list(graph.nodes):
         if node.target in ASSERTIONS:
@@ -85,8 +97,25 @@ def trace(ann: nn.Module, example: Any = None, open_layers: bool = False) -> fx.
     return network
 
 
+def _rename(root: nn.Module, graph: fx.Graph) -> None:
+    """Give other names to what cannot keep its own: 'class' in the program of a graph, 'neurons' beside the neurons."""
+    for node in graph.nodes:
+        if node.op in ('call_module', 'get_attr'):
+            module, path = root, []
+            for name in node.target.split('.'):
+                value, new = getattr(module, name), name
+                while keyword.iskeyword(new) or (module is root and new == 'neurons') or getattr(
+                        module, new, value) is not value:
+                    new += '_'
+                if new != name:
+                    setattr(module, new, value)
+                path.append(new)
+                module = value
+            node.target = '.'.join(path)
+
+
 def refuse(ann: nn.Module) -> None:
-    """Refuse networks that are wrapped, compiled, or of half precision.
+    """Refuse networks that are wrapped, compiled, quantised, or of half precision.
 
     Raises:
         ConversionError: saying what to pass instead.
@@ -96,6 +125,10 @@ def refuse(ann: nn.Module) -> None:
         if found and not (name and found == 'ScriptModule'):  # which may be left analog where it is a part
             raise ConversionError(f"{name or 'the network'} is a {type(module).__name__}, which cannot be traced by "
                                   f'torch.fx: {WRAPPERS[found]}')
+        if type(module).__module__.startswith(QUANTISED):
+            raise ConversionError(f"{name or 'the network'} is a quantised {type(module).__name__}, whose weights are "
+                                  "packed away: pass the network before quantisation; dtype='int8' then simulates on "
+                                  'bytes')
     for path, value in itertools.chain(ann.named_parameters(), ann.named_buffers()):
         if value.dtype in (torch.float16, torch.bfloat16):
             raise ConversionError(f'{path} is in {value.dtype}, too coarse for sums of many steps: convert a float32 '
@@ -109,11 +142,17 @@ def _is_put_back(node: fx.Node) -> bool:
         user.target in (operator.setitem, assigned) and user.args == (*part.args, node) for user in node.users)
 
 
+def _overwrites(node: fx.Node, part: fx.Node) -> bool:
+    """True for ``x[i] = ...`` where the part is ``x[i]``: whatever stood there is not read."""
+    return (node.target in (operator.setitem, assigned) and part.target is operator.getitem
+            and node.args[:2] == part.args)
+
+
 def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     """Let everything behind a node that changes its argument read the node instead of the argument.
 
     Raises:
-        ConversionError: the argument is a view, and what it is a view of is read later.
+        ConversionError: the argument is a view, and what it is a view of is read later, unless it is overwritten.
     """
     def readers(changed: fx.Node) -> list[fx.Node]:
         return [user for user in changed.users if position.get(user, 0) > position[node]]
@@ -122,10 +161,12 @@ def _read_changed(node: fx.Node, position: dict[fx.Node, int]) -> None:
     for user in readers(changed):
         user.replace_input_with(changed, node)
     while is_view(changed) and isinstance(source_of(changed), fx.Node):
-        changed = source_of(changed)
-        if readers(changed):
+        part, changed = changed, source_of(changed)
+        values = (user for user in readers(changed) if not reads_shape(user))
+        later = min(values, key=position.__getitem__, default=None)
+        if later is not None and not _overwrites(later, part):
             raise ConversionError(f'{qualified_names(node)[0]} changes in place a part of {changed.name}, which '
-                                  f'{readers(changed)[0].name} reads afterwards: use one that is not in place')
+                                  f'{later.name} reads afterwards: use one that is not in place')
     if changed.op == 'get_attr' and (node.target is assigned or not node.users):
         raise ConversionError(f'{qualified_names(node)[0]} changes in place {changed.target}, which does not depend on '
                               'the input: use one that is not in place, such as torch.cat or torch.where')

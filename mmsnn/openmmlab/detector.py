@@ -39,6 +39,8 @@ class SpikingDetector(BaseModel):
             with those before it, and ``'roi_head'``. All by default.
         include, exclude: see :func:`mmsnn.convert`; call sites in the RoI head begin with ``'roi_head.'``.
         coding, readout, delay, chunk_steps, dtype, compile: see :func:`mmsnn.convert`.
+        example: shape of the images, such as ``(1, 3, 640, 640)``, where backbone, neck or dense head decide by sizes:
+            the detector then takes images of this size alone, see :func:`mmsnn.convert`.
         backbone: not used, but mmdet's ``init_detector`` fails without such an entry in the config.
         data_preprocessor: of the detector, where its own config has none (mmengine passes on the config's).
         init_cfg: not used; weights come from a checkpoint.
@@ -50,8 +52,8 @@ class SpikingDetector(BaseModel):
     def __init__(self, detector: dict, time_steps: int, parts: Sequence[str] | None = None,
                  include: str | Sequence[str] = '*', exclude: str | Sequence[str] = (), coding: str = 'rate',
                  readout: str = 'spikes', delay: int = 0, chunk_steps: int | None = None, dtype: str = 'float32',
-                 compile: bool | str = 'auto', backbone: dict | None = None, data_preprocessor: dict | None = None,
-                 init_cfg: dict | None = None) -> None:
+                 compile: bool | str = 'auto', example: Sequence[int] | None = None, backbone: dict | None = None,
+                 data_preprocessor: dict | None = None, init_cfg: dict | None = None) -> None:
         detector = copy.deepcopy(detector)
         if data_preprocessor is not None:
             detector = {'data_preprocessor': data_preprocessor, **detector}
@@ -68,7 +70,7 @@ class SpikingDetector(BaseModel):
         self._detector = (twin_of(ann),)
         own_tensors(self, ann)
         self._dense = [name for name in chosen if name != ROI_HEAD]
-        for name, module in self._with_dense(ann, patterns, options).items():
+        for name, module in self._with_dense(ann, patterns, dict(options, example=example)).items():
             self.add_module(name, module)
         if ROI_HEAD in chosen:
             self.roi_head = self._spiking_roi_head(ann.roi_head, patterns, options)
