@@ -23,7 +23,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
 import mmsnn
-from mmsnn.experiments.drawing import COLORS, draw_detections, verdicts
+from mmsnn.experiments.drawing import COLORS, DARK, draw_detections, verdicts
 from mmsnn.experiments.figures import stages
 from mmsnn.experiments.intervals import scores_without, standard_error
 from mmsnn.experiments.methods import readable
@@ -353,6 +353,16 @@ def test_boxes_are_drawn_in_the_colours_of_the_verdicts():
     assert ImageColor.getrgb(COLORS['missed']) in side and (90, 90, 90) in side
     small = draw_detections(image[:, :50], None, truth, ['cell'])
     assert small.shape[1] > 400, 'small pictures are enlarged'
+
+
+def test_labels_leave_each_other_room():
+    from PIL import ImageColor
+    box = [60, 60, 160, 110]
+    found = dict(bboxes=[box, box, box], labels=[0, 1, 0], scores=[.9, .8, .7])
+    picture = draw_detections(np.full((240, 500, 3), 90, np.uint8), found, None, ['cell', 'nucleus'])
+    dark = (picture == ImageColor.getrgb(DARK)).all(2)
+    rows = np.flatnonzero(dark[:, 70:80].any(1))  # where labels that begin at the left side of the box are
+    assert rows.min() < 50 and rows.max() > 115, 'one above the box, another below it'
 
 
 def test_stages_of_names():

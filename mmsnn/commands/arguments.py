@@ -2,7 +2,8 @@
 import argparse
 from pathlib import Path
 
-PIPELINE_HELP = 'such as none, light, advanced, signed; options replace choices of the pipeline (mmsnn.Pipeline)'
+PIPELINE_HELP = ('such as differential, signed, none, light, advanced; options replace choices of the pipeline '
+                 '(mmsnn.Pipeline)')
 
 
 class ConfigOptions(argparse.Action):

@@ -27,20 +27,24 @@ CANDIDATES = 'plain', 'compiled', 'bfloat16', 'int8', 'naive', 'spikingjelly'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('what', choices=WHAT)
-    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'],
-                        help='backbones, or the whole RetinaNet of the zoo with ResNet-50 (default: resnet50)')
-    add_size(parser, default=[224, 224])
-    parser.add_argument('--time-steps', type=positive, nargs='+', default=[8])
-    parser.add_argument('--candidates', nargs='+', choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=['resnet50'], metavar='NAME',
+                        help=f'{", ".join(NETWORKS)}: backbones, or a whole RetinaNet with ResNet-50 '
+                             '(default: resnet50)')
+    add_size(parser, default=[224, 224], help='of the images (default: 224 224)')
+    parser.add_argument('--time-steps', type=positive, nargs='+', default=[8], metavar='T', help='default: 8')
+    parser.add_argument('--candidates', nargs='+', choices=CANDIDATES, default=list(CANDIDATES), metavar='NAME',
+                        help=f'some of {", ".join(CANDIDATES)} (default: all)')
     parser.add_argument('--pipeline', default='signed',
                         help='whose neurons are simulated, or what is calibrated (default: %(default)s)')
-    parser.add_argument('--images', type=positive, default=4, help='calibration images')
+    parser.add_argument('--images', type=positive, default=4, metavar='N',
+                        help='calibration images (default: %(default)s)')
     parser.add_argument('--published', action='store_true', help='calibration: also a whole simulation per layer')
     parser.add_argument('--folder', type=Path, help='shapes: where the images are')
-    parser.add_argument('--repeats', type=positive, default=3)
+    parser.add_argument('--repeats', type=positive, default=3, metavar='N', help='default: %(default)s')
     parser.add_argument('--device', default='cpu', help='such as cuda (default: %(default)s); breakdown and events are '
                                                         'of the CPU')
-    parser.add_argument('--threads', type=positive, default=1, help="torch's threads (default: %(default)s)")
+    parser.add_argument('--threads', type=positive, default=1, metavar='N',
+                        help="torch's threads (default: %(default)s)")
     parser.add_argument('--json', type=Path, help='file to write the rows to')
 
 

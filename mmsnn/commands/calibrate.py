@@ -2,9 +2,9 @@
 
     mmsnn calibrate my_detector_spiking.py my_detector.pth -o spiking.pth
 
-The config is that of the spiking model, with mmsnn.SpikingBackbone or mmsnn.SpikingClassifier and
-mmsnn.CalibrationHook. The result tests without calibrating again (``mmsnn test CONFIG OUT.pth``) and loads with mmdet's
-``init_detector(CONFIG, 'OUT.pth')``.
+The config is that of the spiking model: mmsnn.SpikingDetector, SpikingBackbone or SpikingClassifier, and
+mmsnn.CalibrationHook. The result tests without calibrating again (``mmsnn test CONFIG OUT.pth``) and loads with
+mmdet's ``init_detector(CONFIG, 'OUT.pth')``.
 """
 import argparse
 

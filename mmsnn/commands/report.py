@@ -16,17 +16,21 @@ from .arguments import PIPELINE_HELP, add_model, positive
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument('--time-steps', type=positive, nargs='+', default=[4, 8, 16])
+    parser.add_argument('--time-steps', type=positive, nargs='+', default=[4, 8, 16], metavar='T',
+                        help='numbers of time steps (default: 4 8 16)')
     parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'signed'], metavar='NAME[:OPTION=VALUE,..]',
-                        help=PIPELINE_HELP)
-    parser.add_argument('--num-images', type=positive, help="calibration images (default: the config's)")
-    parser.add_argument('--test-images', type=int, help='test images, evenly spaced over the test set (default: all)')
-    parser.add_argument('--seeds', type=positive, default=1,
-                        help='scores are means over so many seeds, from 0 on; all else is of seed 0')
+                        help=f'{PIPELINE_HELP} (default: none light signed)')
+    parser.add_argument('--num-images', type=positive, metavar='N', help="calibration images (default: the config's)")
+    parser.add_argument('--test-images', type=int, metavar='N',
+                        help='test images, evenly spaced over the test set (default: all)')
+    parser.add_argument('--seeds', type=positive, default=1, metavar='N',
+                        help='scores are means over so many seeds, from 0 on (default: 1); all else is of seed 0')
     parser.add_argument('--ceiling', action='store_true',
                         help='also test the ANN with quantised activations, without time: what rate coding can reach')
-    parser.add_argument('--workers', type=positive, default=CORES, help='runs at the same time')
-    parser.add_argument('--out', type=Path, help='folder to write to (default: work_dirs/report/<config name>)')
+    parser.add_argument('--workers', type=positive, default=CORES, metavar='N',
+                        help='runs at the same time (default: %(default)s)')
+    parser.add_argument('--out', type=Path, metavar='DIR',
+                        help='folder to write to (default: work_dirs/report/<config name>)')
     parser.add_argument('--restart', action='store_true', help='forget the runs of an earlier report')
 
 

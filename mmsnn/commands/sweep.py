@@ -20,21 +20,24 @@ RULES = [rule + granularity for rule in ('mmse', 'percentile', 'max', 'balanced'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument('--time-steps', type=positive, nargs='+', default=[8, 16, 32, 64])
+    parser.add_argument('--time-steps', type=positive, nargs='+', default=[8, 16, 32, 64], metavar='T',
+                        help='numbers of time steps (default: 8 16 32 64)')
     parser.add_argument('--pipelines', nargs='+', default=['none', 'light', 'advanced'],
-                        metavar='NAME[:OPTION=VALUE,..]', help=PIPELINE_HELP)
-    parser.add_argument('--thresholds', nargs='+', default=[None], choices=RULES,
-                        help="rule, per channel or per layer (default: the pipeline's own)")
-    parser.add_argument('--shift', nargs='+', default=[None], choices=['bias', 'potential', 'none'],
-                        help="how neurons round; none floors (default: the pipeline's own)")
-    parser.add_argument('--num-images', type=positive, nargs='+', default=[None],
+                        metavar='NAME[:OPTION=VALUE,..]', help=f'{PIPELINE_HELP} (default: none light advanced)')
+    parser.add_argument('--thresholds', nargs='+', default=[None], choices=RULES, metavar='RULE',
+                        help=f"{', '.join(RULES)} (default: the pipeline's own)")
+    parser.add_argument('--shift', nargs='+', default=[None], choices=['bias', 'potential', 'none'], metavar='SHIFT',
+                        help="how neurons round: bias, potential, or none, which floors (default: the pipeline's own)")
+    parser.add_argument('--num-images', type=positive, nargs='+', default=[None], metavar='N',
                         help="calibration images (default: the config's)")
-    parser.add_argument('--seeds', type=positive, default=1, help='how many seeds, from 0 on')
+    parser.add_argument('--seeds', type=positive, default=1, metavar='N', help='how many seeds, from 0 on (default: 1)')
     parser.add_argument('--ceiling', action='store_true',
                         help='also test the ANN with quantised activations, without time: what rate coding can reach')
-    parser.add_argument('--metric', help='the metric that the table shows')
-    parser.add_argument('--workers', type=positive, default=CORES, help='runs at the same time')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/sweep/<config name>')
+    parser.add_argument('--metric', help='what the table shows (default: mAP or top-1 accuracy)')
+    parser.add_argument('--workers', type=positive, default=CORES, metavar='N',
+                        help='runs at the same time (default: %(default)s)')
+    parser.add_argument('--work-dir', type=Path, metavar='DIR',
+                        help='folder to write to (default: work_dirs/sweep/<config name>)')
     parser.add_argument('--restart', action='store_true', help='forget the rows of an earlier sweep')
 
 

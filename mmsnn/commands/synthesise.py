@@ -13,11 +13,12 @@ from .arguments import add_model, add_out, add_size, positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_out(parser, 'file to write')
-    add_size(parser, required=True)
-    parser.add_argument('--num-images', type=positive, default=256)
-    parser.add_argument('--batch-size', type=positive, default=64)
-    parser.add_argument('--iterations', type=positive, default=500)
-    parser.add_argument('--seed', type=int, default=0)
+    add_size(parser, required=True, help='of the images')
+    parser.add_argument('--num-images', type=positive, default=256, metavar='N', help='default: %(default)s')
+    parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='default: %(default)s')
+    parser.add_argument('--iterations', type=positive, default=500, metavar='N',
+                        help='gradient steps for each batch (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='default: %(default)s')
 
 
 def run(args: argparse.Namespace) -> None:

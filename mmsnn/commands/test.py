@@ -10,7 +10,8 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('arguments', nargs=argparse.REMAINDER, help='of the script')
+    parser.usage = '%(prog)s CONFIG CHECKPOINT [OPTION ...]'
+    parser.add_argument('arguments', nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -48,7 +48,7 @@ def draw_comparison(model: nn.Module, cfg: Config, classes: Sequence[str], image
             pictures[heading] = draw_detections(pixels, found, reference, classes)
             if reference is not None:
                 right, missed = verdicts(found, reference)
-                caption = (f'pipeline {settings.get("pipeline", "?")}, T = {steps}, scores of {score:g} or more, in %: '
+                caption = (f'pipeline {settings.get("pipeline", "?")}, T = {steps}, scores of {score:g} or more, in %\n'
                            f'{sum(right)} of the ANN\'s {counts["ANN"]} detections found again (green), '
                            f'{sum(missed)} missed (dashed), {len(right) - sum(right)} others (red)')
             reference = found

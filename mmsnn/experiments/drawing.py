@@ -80,8 +80,9 @@ def draw_detections(image: np.ndarray, found: dict | None, truth: dict | None, c
     entries = [(kind, [float(side) * scale for side in box], text) for kind, box, text in entries]
     for kind, box, _ in entries:
         draw_box(draw, box, COLORS[kind], dashed=kind == 'missed', size=picture.size)
-    for kind, box, text in entries:
-        draw_label(draw, box, text, COLORS[kind], picture.size, below=kind == 'missed')
+    taken: list[tuple[float, ...]] = []
+    for kind, box, text in reversed(entries):  # the most certain has the first choice of a place
+        taken.append(draw_label(draw, box, text, COLORS[kind], picture.size, taken, below=kind == 'missed'))
     return np.asarray(picture)
 
 
@@ -101,15 +102,30 @@ def draw_box(draw, box: list[float], color: str, dashed: bool, size: tuple[int, 
             draw.line(line, fill=fill, width=width + more)
 
 
-def draw_label(draw, box: list[float], text: str, color: str, size: tuple[int, int], below: bool) -> None:
-    """Write above or below a box, or within where there is no room outside."""
-    font = label_font(max(17, round(size[0] / 36)))
+def draw_label(draw, box: list[float], text: str, color: str, size: tuple[int, int],
+               taken: list[tuple[float, ...]], below: bool) -> tuple[float, ...]:
+    """Write above or below a box, or within, where the least of other labels is covered; return the place."""
+    font = label_font(max(17, round(size[0] / 32)))
     _, _, wide, high = draw.textbbox((0, 0), text, font=font)
-    x = max(0., min(box[0], size[0] - wide - 6))
-    y = box[3] + 2 if below else box[1] - high - 6
-    y = max(0., min(y if y >= 0 else box[1] + 4, size[1] - high - 5))
-    draw.rectangle([x, y, x + wide + 6, y + high + 5], fill=DARK)
+    wide, high = wide + 6, high + 5
+    left, top, right, bottom = box
+    places = []
+    outside = [top - high - 1, bottom + 2]
+    for y in [*(reversed(outside) if below else outside), top + 4, bottom - high - 3]:
+        for x in (left, right - wide):
+            x, shown = max(0., min(x, size[0] - wide)), max(0., min(y, size[1] - high))
+            cost = sum(shared(place, (x, shown, x + wide, shown + high)) for place in taken)
+            places.append((cost, shown != y, len(places), x, shown))  # outside the picture there is no room
+    *_, x, y = min(places)
+    draw.rectangle([x, y, x + wide, y + high], fill=DARK)
     draw.text((x + 3, y + 1), text, fill=color, font=font)
+    return x, y, x + wide, y + high
+
+
+def shared(place: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Area that two rectangles have in common."""
+    wide, high = (min(place[side + 2], other[side + 2]) - max(place[side], other[side]) for side in (0, 1))
+    return max(0., wide) * max(0., high)
 
 
 def label_font(size: int):
