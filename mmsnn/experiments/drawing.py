@@ -109,7 +109,7 @@ def draw_label(draw, box: list[float], text: str, color: str, size: tuple[int, i
     _, _, wide, high = draw.textbbox((0, 0), text, font=font)
     wide, high = wide + 6, high + 5
     left, top, right, bottom = box
-    places = []
+    places: list[tuple[float, bool, int, float, float]] = []
     outside = [top - high - 1, bottom + 2]
     for y in [*(reversed(outside) if below else outside), top + 4, bottom - high - 3]:
         for x in (left, right - wide):
