@@ -11,7 +11,8 @@ SHRINKING = 'differential:levels=9,shrinking=2,dead_zone=0.55,narrowing=1.5'
 BY_LEVELS = {2: 'bursts:levels=9 bursts', 3: 'differential:levels=9 differential:levels=9,shrinking=2 differential',
              4: f'bursts:levels=5 differential:levels=5,shrinking=3 differential:levels=9 {SHRINKING}',
              8: 'signed:levels=3', 16: 'signed:levels=3'}
-DEEP = {4: 'differential', 8: 'differential:shrinking=2,settling_steps=3 differential differential:sizes=7'}
+DEEP = {4: 'differential', 8: 'differential:settling_steps=3 differential:shrinking=2,settling_steps=3 differential '
+                              'differential:sizes=7'}
 CHANGES = ' model.coding=differential custom_hooks.0.num_images=100 custom_hooks.0.memory_gb=3'
 
 
