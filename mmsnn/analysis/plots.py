@@ -72,7 +72,8 @@ def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[flo
     """
     plt = pyplot()
     colors = colors_of(method for methods in curves.values() for method in methods)
-    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 3.8), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4.2), squeeze=False, sharey=True,
+                                layout='constrained')
     for axis, (model, methods) in zip(axes[0], curves.items()):
         if model in references:
             axis.axhline(references[model], color='black', linestyle='--', linewidth=1, label='ANN')
@@ -85,8 +86,7 @@ def plot_against_time_steps(curves: Mapping[str, Mapping[str, Sequence[tuple[flo
         axis.set(title=model, xlabel='time steps T')
         axis.grid(alpha=.3)
     axes[0][0].set_ylabel(ylabel)
-    axes[0][-1].legend()
-    figure.tight_layout()
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

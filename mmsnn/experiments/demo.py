@@ -207,7 +207,7 @@ def write_table(demo: Demo, rows: list[dict]) -> str:
     """Write ``table.md`` and the figure ``map.png``; return the table."""
     from ..analysis.plots import plot_against_time_steps
     shown = list(dict.fromkeys([*METHODS, *(row['pipeline'] for row in rows if row['pipeline'] != 'ann')]))
-    curves = {detector: {pipeline: points for pipeline in shown if (points := [
+    curves = {detector: {METHODS.get(pipeline, pipeline): points for pipeline in shown if (points := [
         (row['time_steps'], row['bbox_mAP']) for row in rows
         if row['detector'] == detector and row['pipeline'] == pipeline])} for detector in DETECTORS}
     curves = {detector: methods for detector, methods in curves.items() if methods}
