@@ -299,7 +299,7 @@ def test_compiled_convolutions_have_their_weights_packed_once():
     convolution = torch.nn.Conv2d(4, 6, 3, stride=2, padding=(1, 0), groups=2).requires_grad_(False)
     packed, x = compiling.PackedConvolution(convolution), torch.randn(2, 4, 9, 9).contiguous(
         memory_format=torch.channels_last)
-    assert packed(x).is_contiguous(memory_format=torch.channels_last) and packed._packed.is_mkldnn
+    assert packed(x).is_contiguous(memory_format=torch.channels_last) and packed._packed[1].is_mkldnn
     torch.testing.assert_close(packed(x), convolution(x))
     assert packed(x[:0]).shape == convolution(x[:0]).shape
 
