@@ -272,9 +272,10 @@ def plot_pictures(rows: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
     columns = list(dict.fromkeys(column for pictures in rows.values() for column in pictures))
     ratio = sum(p.shape[0] / p.shape[1] for pictures in rows.values() for p in pictures.values())
     ratio /= sum(map(len, rows.values()))
-    height = (width * ratio + .1) * len(rows) + (.9 if caption else .3)
+    height = (width * ratio + .1) * len(rows) + (1. if caption else .3)
     figure, axes = plt.subplots(len(rows), len(columns), squeeze=False, layout='constrained',
                                 figsize=(width * len(columns), height))
+    figure.get_layout_engine().set(h_pad=.08)
     for axis, column in zip(axes[0], columns):
         axis.set_title(column, fontsize='medium' if width < 5 else 'xx-large')
     if caption:
