@@ -9,7 +9,7 @@ from ..neurons.differential import Differential
 from ..neurons.layer import IFNeuron
 
 BYTE = 255
-LARGEST = 64  # spike: differences are told apart up to 64 thresholds
+LARGEST_SPIKE = 64  # differences are told apart up to 64 thresholds
 
 
 class Code(NamedTuple):
@@ -77,12 +77,13 @@ def code_of(neuron: IFNeuron) -> Code | None:
             return None
         zero_point = 0 if rule.lowest >= 0 else 128
         return Code(zero_point) if rule.lowest + zero_point >= 0 and rule.highest + zero_point <= BYTE else None
+    # Beyond the target lies a quarter of the largest spike at most, or half of the smallest while sizes shrink.
     margin = max(0 if rule.uniform else rule.highest // 4, rule.highest // rule.largest // 2)
     zero_point = margin if neuron.activation is None else 128
     low, high, halves = margin - zero_point, BYTE - margin - zero_point, in_halves(rule, neuron.time_steps)
     if halves:
         high = min(high, BYTE // 2)
-    return Code(zero_point, low, high, halves) if high >= rule.reach - 1 and rule.highest <= LARGEST else None
+    return Code(zero_point, low, high, halves) if high >= rule.reach - 1 and rule.highest <= LARGEST_SPIKE else None
 
 
 def in_halves(rule: Differential, time_steps: int) -> bool:
