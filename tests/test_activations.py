@@ -9,6 +9,7 @@ from torch import nn
 
 import mmsnn
 from mmsnn.analysis.cost import CostCounter
+from mmsnn.simulation.firing import TILE
 from mmsnn.simulation.operations import is_max_pool, module_of, objection, reads_shape
 from mmsnn.simulation.plan import is_neuron
 from mmsnn.simulation.weighted import has_weights
@@ -118,6 +119,18 @@ def test_a_learned_slope_belongs_to_the_neurons():
     assert list(snn.neurons) == ['mul_1', 'mul_3'] and not snn.graded
     assert any(key.endswith('neurons.mul_1.activation.beta') for key in snn.state_dict())
     check(snn, ann, x)
+
+
+def test_slopes_by_channel_on_maps_of_any_size():
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(3, 32, 3), nn.PReLU(32), nn.Conv2d(32, 4, 1)).eval()
+    ann[1].weight.data.uniform_(-.5, .5)
+    x = torch.randn(2, 3, 66, 66)  # larger than a tile
+    assert 2 * 32 * 64 * 64 > TILE
+    snn = converted(ann, x)
+    together = snn(x)
+    torch.testing.assert_close(torch.cat([snn(x[:1]), snn(x[1:])]), together)
+    assert (together - ann(x)).norm() < .05 * ann(x).norm()
 
 
 def test_what_is_used_elsewhere_does_not_vanish_in_neurons():

@@ -316,6 +316,39 @@ def test_bfloat16_rounds_currents_not_membranes():
         mmsnn.convert(Residual(), T, dtype='float16')
 
 
+def test_a_part_that_the_compiler_fails_on_runs_plainly_and_says_so(caplog):
+    def failing(module, inputs):
+        raise KeyError('buf0')
+
+    layer = torch.nn.Linear(3, 2)
+    run = compiling._OrPlain(torch.compile(layer, backend=failing), layer)
+    x = torch.randn(4, 3)
+    for _ in range(2):
+        torch.testing.assert_close(run(x), layer(x), rtol=0, atol=0)
+    assert caplog.text.count('failed on a part of the simulation') == 1 and "KeyError: 'buf0'" in caplog.text
+
+
+def test_linear_layers_on_one_thread_compiled_and_counted():
+    # Where torch 2.14 has one thread it fails to write the loop of the neurons behind a linear layer that are counted.
+    torch.manual_seed(0)
+    ann = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 64), torch.nn.ReLU(),
+        torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5)).eval()
+    x, costs, outputs, threads = torch.randn(64, 3, 8, 8), [], [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for compile in (False, True):
+            snn = mmsnn.convert(ann, 4, compile=compile)
+            mmsnn.calibrate(snn, [x], 'signed', progress=False)
+            with mmsnn.CostCounter(snn) as counter:
+                outputs.append(snn(x))
+            costs.append(counter.cost.spikes)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*outputs, rtol=1e-2, atol=1e-2)
+    assert costs[0] == pytest.approx(costs[1], rel=1e-2)
+
+
 def test_without_a_compiler_simulation_goes_on_and_says_so(monkeypatch, caplog):
     plain, fast = both(Residual, inputs(), compile=True)
     monkeypatch.setenv('CXX', 'no-such-compiler')

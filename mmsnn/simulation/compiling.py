@@ -45,7 +45,7 @@ def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> 
                 return parts(*args)
 
         return run_regions
-    program = torch.compile(module, fullgraph=True)
+    program = _OrPlain(torch.compile(module, fullgraph=True), module)
 
     def run(*args):
         # Given as an option of torch.compile it would come too late: tracing has to keep weights as constants already.
@@ -53,6 +53,25 @@ def compiled(module: nn.Module, device: torch.device, freezing: bool = True) -> 
             return program(*args)
 
     return run
+
+
+class _OrPlain:
+    """A compiled function, and the plain one for when the compiler fails on it: a failure of its own stops nobody."""
+
+    def __init__(self, compiled: Callable, plain: Callable) -> None:
+        self._run, self._plain = compiled, plain
+
+    def __call__(self, *args):
+        try:
+            return self._run(*args)
+        except torch._dynamo.exc.BackendCompilerFailed as error:  # before anything has run
+            if self._run is self._plain:
+                raise
+            logging.getLogger(__name__).warning(
+                'torch.compile %s failed on a part of the simulation, which runs operation by operation instead: same '
+                'results, slower (%s)', torch.__version__, str(error).partition('\n')[0])
+            self._run = self._plain
+            return self._plain(*args)
 
 
 def keep_programs() -> None:
@@ -224,8 +243,8 @@ class _Program(nn.Module):
 
     def __init__(self, region: fx.GraphModule) -> None:
         super().__init__()
-        self._run = torch.compile(region.forward, fullgraph=True, dynamic=True,
-                                  options=dict(guard_filter_fn=_on_arguments))
+        options = dict(guard_filter_fn=_on_arguments)
+        self._run = _OrPlain(torch.compile(region.forward, fullgraph=True, dynamic=True, options=options), region)
 
     def forward(self, *args):
         return self._run(*args)

@@ -36,6 +36,9 @@ class Firing(nn.Module):
         super().__init__()
         self.record, self.tiled, self.code = record, tiled, code
         self.ceiling, self.activation, self.axis = neuron.ceiling, neuron.activation, neuron.channel_axis
+        # A PReLU with a slope for each channel cannot be asked for some of them.
+        learned = [] if self.activation is None else [*self.activation.parameters(), *self.activation.buffers()]
+        self.by_channel = any(value.numel() > 1 for value in learned)
         self.model, self.time_steps = neuron.rule, neuron.time_steps
         self.steps, self.varies, self.dtype = steps, varies, dtype
         threshold = neuron.threshold if dtype is None else neuron.threshold.to(dtype).float()
@@ -146,7 +149,7 @@ class Firing(nn.Module):
 
     def _tiles(self, like: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
         """For each tile of a layer, what cuts its part out of a map, (N, C, ...), or of one value for each channel."""
-        if self.axis != 1 or like.ndim < 2 or like.numel() <= TILE:
+        if self.axis != 1 or like.ndim < 2 or like.numel() <= TILE or self.by_channel:
             yield lambda value: value
             return
         channels = like.shape[1]
