@@ -69,7 +69,7 @@ class _OrPlain:
                 raise
             logging.getLogger(__name__).warning(
                 'torch.compile %s failed on a part of the simulation, which runs operation by operation instead: same '
-                'results, slower (%s)', torch.__version__, str(error).partition('\n')[0])
+                'results, slower (%s)', torch.__version__, ' '.join(str(error).split('\n')[:2]))
             self._run = self._plain
             return self._plain(*args)
 
