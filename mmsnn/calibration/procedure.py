@@ -139,7 +139,7 @@ def _checked(snn: SpikingNetwork, batches: Iterable[Batch], chosen: Pipeline,
         others = sorted(histograms.keys() ^ snn.neurons.keys())
         raise ValueError(f'these histograms are those of other layers than this network has ({", ".join(others[:4])}): '
                          'give those that mmsnn.observe returns for it')
-    check_coding(snn, chosen.rule(snn.time_steps).coding)
+    check_coding(snn, chosen.rule(snn.time_steps))
     return collected
 
 
@@ -239,7 +239,8 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
         pipeline: names rule, rate and shift.
         time_steps: T.
     """
-    neuron.rule, neuron.time_steps = pipeline.rule(time_steps).under(neuron.ceiling), time_steps
+    neuron.rule = pipeline.rule(time_steps).under(neuron.ceiling, neuron.activation)
+    neuron.time_steps = time_steps
     neuron.threshold = threshold = threshold.to(neuron.threshold.dtype)  # that of the ANN
     neuron.bias, neuron.initial_potential = torch.zeros_like(threshold), torch.zeros_like(threshold)
     shift = pipeline.shift if 'shift' in neuron.rule.options else None

@@ -58,6 +58,7 @@ class Differential(NeuronModel):
 
     coding = 'differential'
     closed_form = True
+    any_activation = True
     options = ('sizes', 'uniform', 'dead_zone', 'narrowing', 'shrinking', 'settling_steps')
 
     @classmethod

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .model import NEURONS, NeuronModel, State, advance, half
 from .rates import firing_rate
@@ -65,7 +65,7 @@ class FiringRule(NeuronModel):
         largest = min(pipeline.max_spikes or most, most) if pipeline.clip else pipeline.max_spikes
         return cls(pipeline.reset, pipeline.signed, largest, pipeline.max_rate, pipeline.clip)
 
-    def under(self, ceiling: float) -> 'FiringRule':
+    def under(self, ceiling: float, activation: nn.Module | None = None) -> 'FiringRule':
         return self if self.clip else replace(self, ceiling=ceiling)
 
     @property

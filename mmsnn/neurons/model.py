@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .thresholds import ActivationHistogram, choose_threshold
 
@@ -29,10 +29,13 @@ class NeuronModel:
             operations of sums are sums of affine operations, so that these are the same numbers.
         closed_form: whether ``rate`` of the mean current tells what neurons emit in the end in whatever order currents
             arrive, but for spikes whose correction comes too late. Calibration then goes by it and simulates nothing.
+        any_activation: whether they can stand for other activations than ReLU, which a network has that was converted
+            with ``coding='differential'``.
     """
 
     coding = 'rate'
     closed_form = False
+    any_activation = False
     # Fields of a Pipeline that not every kind of neuron knows, and those that this one does.
     special = ('reset', 'signed', 'max_spikes', 'max_rate', 'clip', 'shift', 'potential', 'bias_per_step', 'rounding',
                'sizes', 'uniform', 'dead_zone', 'narrowing', 'shrinking', 'settling_steps')
@@ -65,8 +68,8 @@ class NeuronModel:
         """The model that a :class:`mmsnn.Pipeline` describes, for T steps."""
         return cls()
 
-    def under(self, ceiling: float) -> 'NeuronModel':
-        """The same for activations of this largest value, infinite for ReLU."""
+    def under(self, ceiling: float, activation: nn.Module | None = None) -> 'NeuronModel':
+        """The same for this activation, or for a ReLU with this largest value, which may be infinite."""
         return self
 
     @property

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, get_args
 
-from . import differential  # noqa: F401 (registers itself)
+from . import differential, functions  # noqa: F401 (they register themselves)
 from .integrate_and_fire import RESETS
 from .model import NEURONS, NeuronModel
 from .thresholds import RULES
@@ -184,6 +184,9 @@ PIPELINES = {
     'differential': Pipeline(neuron='differential', sizes=6, bias=True),
     # Neurons start at half the threshold, fire up to four times a step and take back what they fired too early.
     'signed': Pipeline(shift='potential', signed=True, max_spikes=4, max_rate=2, potential='channel'),
+    # The same for any activation, in networks converted with coding='differential'; what an activation of the mean
+    # current lacks is emitted.
+    'signed-functions': Pipeline(neuron='rate-function', max_spikes=4, max_rate=4, bias=True),
     # Several spikes a step and as many on average: in T steps the ANN with activations quantised to 12 T + 1 levels.
     'bursts': Pipeline(shift='potential', max_spikes=12, max_rate=12, potential='channel'),
     # Data-based normalisation: nothing is clipped [Diehl et al. 2015; with soft reset, Rueckauer et al. 2017].

@@ -82,7 +82,7 @@ class RoIPart(SpikingPart):
     def calibrate(self, batches: Iterable[Tensor], pipeline: str | None = None, **options) -> CalibrationReport:
         pipeline = pipeline or usual_pipeline(self.snn.time_steps, options.get('levels'), self.snn.converted_for)
         neuron = options.get('neuron') or make_pipeline(pipeline).neuron
-        if NEURONS[neuron].coding == 'differential':
+        if NEURONS[neuron].any_activation:
             send_input(self.snn)
         options.pop('histograms', None)  # they are of what the images make of the first part
         return super().calibrate(batches, pipeline, **options)

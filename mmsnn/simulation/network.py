@@ -239,7 +239,8 @@ class SpikingNetwork(nn.Module):
             neuron.mean_bias, neuron.initial_potential, neuron.threshold))
         if neuron.rule.coding == 'differential':
             return bias
-        rounding = neuron.rule.half_level(threshold, self.time_steps) if shift else 0.
+        shifted = shift and 'shift' in neuron.rule.options
+        rounding = neuron.rule.half_level(threshold, self.time_steps) if shifted else 0.
         return bias + (initial - rounding) / self.time_steps
 
     def train(self, mode: bool = True) -> 'SpikingNetwork':
@@ -269,10 +270,10 @@ class SpikingNetwork(nn.Module):
                 raise RuntimeError(
                     f'this state was calibrated for time_steps={settings["time_steps"]}, but the network has '
                     f'time_steps={self.time_steps}. Use the same number, or calibrate the ANN again.')
-            check_coding(self, rule.rule(self.time_steps).coding)
+            check_coding(self, rule.rule(self.time_steps))
             check_fits(self.state_dict(), state_dict, prefix)
             for neuron in self.neurons.values():
-                neuron.rule = rule.rule(self.time_steps).under(neuron.ceiling)
+                neuron.rule = rule.rule(self.time_steps).under(neuron.ceiling, neuron.activation)
                 neuron.time_steps = self.time_steps
         if stored is not None:
             self._settings = stored.new_empty(stored.shape, device=self._settings.device)

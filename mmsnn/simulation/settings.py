@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..neurons.model import NeuronModel
 from ..neurons.pipelines import Pipeline
 
 if TYPE_CHECKING:
@@ -29,19 +30,20 @@ def check_conversion(coding: str, delay: int, compile: bool | str = 'auto') -> N
         raise ValueError(NO_DELAY)
 
 
-def check_coding(snn: 'SpikingNetwork', coding: str) -> None:
-    """Make sure that neurons of this coding can do what a network was converted to.
+def check_coding(snn: 'SpikingNetwork', rule: NeuronModel) -> None:
+    """Make sure that neurons of this kind can do what a network was converted to.
 
     Raises:
         ValueError: they cannot.
     """
-    check_conversion(coding, snn.delay)
-    if coding != snn.converted_for == 'differential':
+    check_conversion(rule.coding, snn.delay)
+    if snn.converted_for == 'differential' and not rule.any_activation:
         others = [name for name, neuron in snn.neurons.items() if neuron.activation is not None]
         names = ', '.join(others[:8]) + (f' and {len(others) - 8} more' if len(others) > 8 else '')
         what = f' and has neurons that are no ReLU: {names}' if others else ''
         raise ValueError(f"this network was converted with coding='differential'{what}. Calibrate it with "
-                         "pipeline='differential', or convert the ANN with coding='rate'")
+                         "pipeline='differential' (or 'signed-functions', a rate code), or convert the ANN with "
+                         "coding='rate'")
 
 
 def check_fits(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], prefix: str) -> None:
