@@ -316,7 +316,7 @@ def test_bfloat16_rounds_currents_not_membranes():
         mmsnn.convert(Residual(), T, dtype='float16')
 
 
-def test_a_part_that_the_compiler_fails_on_runs_plainly_and_says_so(caplog):
+def test_a_part_that_the_compiler_fails_on_runs_plainly(caplog):
     def failing(module, inputs):
         raise KeyError('buf0')
 

@@ -83,7 +83,7 @@ FAULTS = {
     'test-time augmentation': HERE + 'time_augmentation_asks_for_a_calibrated_checkpoint',
     'automatic mixed precision': HERE + 'mixed_precision_changes_nothing',
     'wrapped, scripted or compiled network': FORMS + 'wrapped_and_compiled_networks_are_refused_in_one_line',
-    'a compiler that fails on a part': 'test_engine.py::test_a_part_that_the_compiler_fails_on_runs_plainly_and_says_so',
+    'a compiler that fails on a part': 'test_engine.py::test_a_part_that_the_compiler_fails_on_runs_plainly',
     'no C++ compiler': 'test_engine.py::test_without_a_compiler_simulation_goes_on_and_says_so',
     'checks in `forward` that raise, parts of a tensor assigned, sizes rounded by Python, hooks that change values':
         UNSEEN + 'networks.py::test_forward_converts_exactly_simulates_and_is_pickled',

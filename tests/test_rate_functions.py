@@ -8,6 +8,7 @@ import mmsnn
 from mmsnn.neurons.functions import RateFunction
 from mmsnn.neurons.model import advance
 from mmsnn.neurons.pipelines import make_pipeline
+
 from networks import Functional, leaves
 
 T = 8
@@ -150,7 +151,7 @@ def test_as_onnx(tmp_path):
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(threshold='current'), "threshold='current' has no effect"), (dict(max_spikes=None), 'max_spikes must be a num'),
+    (dict(threshold='current'), "threshold='current' has no effect"), (dict(max_spikes=None), 'must be a number'),
     (dict(signed=True), 'signed=True has no effect'), (dict(potential='channel'), "potential='channel' has no effect"),
     (dict(levels=4), '3, 5, 7 ... levels'), (dict(sizes=3), 'sizes=3 has no effect')])
 def test_options_without_effect_are_refused(options, message):

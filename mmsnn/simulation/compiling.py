@@ -243,7 +243,7 @@ class _Program(nn.Module):
 
     def __init__(self, region: fx.GraphModule) -> None:
         super().__init__()
-        options = dict(guard_filter_fn=_on_arguments)
+        options: dict = dict(guard_filter_fn=_on_arguments)
         self._run = _OrPlain(torch.compile(region.forward, fullgraph=True, dynamic=True, options=options), region)
 
     def forward(self, *args):
