@@ -29,6 +29,8 @@ def test_worth_grows_with_the_work_and_falls_with_the_layers():
     for key in ('calls', 'neurons', 'time_steps'):
         answers = [worth_compiling(**usual | {key: value}) for value in range(0, 2 * usual[key], 1 + usual[key] // 50)]
         assert answers == sorted(answers) and len(set(answers)) == 2, key
+    assert worth_compiling(**usual | dict(calls=150), dtype='bfloat16')
+    assert not worth_compiling(**usual | dict(calls=50), dtype='bfloat16')
     answers = [worth_compiling(**usual | dict(layers=layers)) for layers in range(0, 1000, 10)]
     assert answers == sorted(answers, reverse=True) and len(set(answers)) == 2
 
@@ -58,7 +60,7 @@ def test_auto_compiles_for_the_calls_ahead_and_gives_the_same_bits(caplog):
 
 def test_what_auto_leaves_alone(monkeypatch, caplog):
     caplog.set_level(logging.INFO, 'mmsnn')
-    for options in (dict(dtype='bfloat16'), dict(compile=False)):
+    for options in (dict(dtype='int8'), dict(compile=False)):
         snn = both(Residual, inputs(), **options)[1]
         snn.expect(10 ** 9)
         snn(inputs())
@@ -115,7 +117,7 @@ def test_a_test_run_compiles_for_many_images(images, tmp_path, monkeypatch):
             dataset=dict(type='AutoImages', number=4))])))
     snn = runner.model.snn
     neurons = sum(8 * 8 for _ in range(3)) * 6
-    monkeypatch.setattr(worth, 'SAVED', (worth.START + 3 * worth.EACH_LAYER) / (neurons * 4 * 20))
+    monkeypatch.setitem(worth.SAVED, 'float32', (worth.START + 3 * worth.EACH_LAYER) / (neurons * 4 * 20))
     runner.test()
     assert snn.loop.compile == (images == 40)
     assert snn.compile == 'auto' and 'compile' not in str(snn.settings)
