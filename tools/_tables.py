@@ -12,7 +12,8 @@ LEFT_OUT = {
     'measured on a GPU': [
         ('docs/paper_networks.md', 'ResNet-20 (4x)'), ('docs/paper_networks.md', 'VGG-16 with BN'),
         ('docs/paper_networks.md', ' | values a step')],
-    'its program stands on the page': [('docs/theory.md', 'pipeline | clipping')],
+    'its program stands on the page': [
+        ('docs/theory.md', 'pipeline | clipping'), ('docs/near_lossless.md', 'network | pipeline')],
     'from a script that is not in the repository, as the page says': [
         ('docs/near_lossless.md', 'levels | pipeline | T = 1'), ('docs/near_lossless.md', '9 levels'),
         ('docs/near_lossless.md', '13 levels'),
