@@ -13,13 +13,23 @@ from .wrapper import SpikingWrapper
 
 SCORES = 'coco/bbox_mAP', 'accuracy/top1'  # which score the line tells, where there are several
 OWN = 'spike', 'agreement'  # prefixes of the metrics that are no scores
+FILES = 'outfile_prefix', 'out_file_path', 'output_dir', 'seg_out_dir', 'pred_dir'  # where metrics write
 
 
-def twin(metric: BaseMetric) -> BaseMetric:
-    """A metric with the settings of another, and results of its own."""
-    other = copy.copy(metric)
-    other.results = []
-    return other
+def twins(metrics: Iterable[BaseMetric]) -> list[BaseMetric]:
+    """Metrics with the settings of others, and results of their own.
+
+    Those that write what they are given have none: it would replace the predictions of the model that is tested.
+    """
+    found = []
+    for metric in metrics:
+        other = copy.copy(metric)
+        other.results = []
+        if type(metric).__name__.endswith('CocoMetric') and not other.format_only:
+            other.outfile_prefix = None  # that is, a temporary folder
+        if not any(getattr(other, name, None) for name in FILES):
+            found.append(other)
+    return found
 
 
 def sum_up(runner: Runner, parts: Mapping[str, SpikingWrapper], reports: Mapping[str, CalibrationReport],

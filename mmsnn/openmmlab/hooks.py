@@ -27,7 +27,7 @@ from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
 from .checks import RUNNING, check_choices, check_fits, check_settings, image_differences
 from .classifier import SpikingClassifier
-from .closing import sum_up, twin
+from .closing import sum_up, twins
 from .detector import SpikingDetector
 from .images import find_pipeline, image_source, prepared, replace_pipeline, test_pipeline
 from .metrics import SpikeMetric
@@ -109,7 +109,7 @@ class CalibrationHook(Hook):
         metrics = runner.test_loop.evaluator.metrics
         own = [metric for metric in metrics if isinstance(metric, (SpikeMetric, AgreementMetric))]
         # AgreementMetric runs the ANN, which then gets a score of its own.
-        self._of_ann = [twin(metric) for metric in metrics if metric not in own] if any(
+        self._of_ann = twins(metric for metric in metrics if metric not in own) if any(
             isinstance(metric, AgreementMetric) for metric in own) else []
         for metric in own:
             metric.watch(model, *[self._of_ann] * isinstance(metric, AgreementMetric))
