@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def write_file(value, path: str | Path) -> None:
 def save_json(value, path: Path) -> None:
     """Write a json file; see :func:`new_file`."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1))
+        temporary.write_text(json.dumps(value, indent=1, default=methodcaller('tolist')))
 
 
 def check_writable(path: Path) -> None:

@@ -4,6 +4,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 
 from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
@@ -60,8 +61,8 @@ def sum_up(runner: Runner, parts: Mapping[str, SpikingWrapper], reports: Mapping
 
 
 def score_of(metrics: Mapping[str, float]) -> str | None:
-    """The name of the score among the results of a test."""
-    names = [name for name in metrics if name.partition('/')[0] not in OWN]
+    """The name of the score among the results of a test, of which some may be lists or matrices."""
+    names = [name for name, value in metrics.items() if name.partition('/')[0] not in OWN and isinstance(value, Real)]
     return next((name for name in (*SCORES, *names) if name in names), None)
 
 
