@@ -35,6 +35,9 @@ class Worker:
         self.cfg.merge_from_dict(options)
         self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
         self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+        for metric in metrics_of(self.cfg):
+            if not metric.get('format_only'):
+                metric.pop('outfile_prefix', None)  # runs side by side would read each other's predictions from there
         self._shared: tuple | None = None
         self._runner: Runner | None = None
         self.own = hook_of(self.cfg)
@@ -130,6 +133,11 @@ class Worker:
     def details(self, runner, job: dict | None) -> dict:
         """What else a row shall hold of the model just tested, which is the ANN where there is no job."""
         return {}
+
+
+def metrics_of(cfg) -> list[dict]:
+    """The metrics that a config tests with."""
+    return list(cfg.test_evaluator) if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
 
 
 def test(runner) -> dict:
