@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,5 +231,15 @@ def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, wor
 
 
 def shown_metric(row: dict, wanted: str | None = None) -> str:
-    """The metric that tables and figures show."""
-    return wanted or next((metric for metric in METRICS if metric in row), list(row)[len(AXES)])
+    """The metric that tables and figures show.
+
+    Raises:
+        ValueError: the row has no number of this name, or none at all.
+    """
+    numbers = [name for name, value in list(row.items())[len(AXES):]
+               if isinstance(value, Real) and not isinstance(value, int)]  # whole numbers count something
+    if not numbers:
+        raise ValueError('test_evaluator gives the ANN no score: it needs a metric such as CocoMetric or Accuracy')
+    if wanted is not None and wanted not in numbers:
+        raise ValueError(f'--metric must be one of {", ".join(numbers)}, not {wanted}')
+    return wanted or next((metric for metric in METRICS if metric in numbers), numbers[0])
