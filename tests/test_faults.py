@@ -75,6 +75,9 @@ FAULTS = {
     'calibrated checkpoint with the ANN\'s config':
         'test_checks.py::test_calibrated_checkpoint_for_the_config_of_an_ann_is_refused',
     'calibrated checkpoint calibrated again': HERE + 'commands_refuse_with_one_line',
+    'two sweeps or reports in one folder at once':
+        'test_sweep.py::test_rows_that_another_run_has_stored_meanwhile_are_kept',
+    'damaged rows of a sweep or report': 'test_sweep.py::test_damaged_rows_are_named',
     'misspelt pipeline or option': 'test_checks.py::test_choices_are_checked_when_the_hook_is_built',
     'options in a config whose pipeline a sweep does not run': 'test_sweep.py::test_options_of_a_job',
     'state of an older version': HERE + 'state_of_an_older_version_computes_the_same',
