@@ -29,7 +29,8 @@ from mmpretrain.utils import register_all_modules
 
 import mmsnn
 from mmsnn.calibration.store import Store
-from mmsnn.files import check_writable, save_checkpoint, write_file
+from mmsnn.files import check_writable, save_checkpoint, save_json, write_file
+from mmsnn.mistakes import mistake_of
 from mmsnn.openmmlab.checkpoints import check_checkpoint
 from mmsnn.openmmlab.hooks import test_pipeline as transforms_of_the_test
 from mmsnn.simulation.settings import read_settings
@@ -278,6 +279,10 @@ def test_full_disk(tmp_path):
             Store(budget=0, folder=tmp_path).put('key', torch.zeros(10 ** 6))
     assert [path.name for path in tmp_path.iterdir()] == ['file.pth']
     assert torch.load(tmp_path / 'file.pth', weights_only=True) == dict(before=True)
+    save_json([], tmp_path / 'rows.json')
+    with disk_for(100_000), pytest.raises(OSError, match='rows.json could not be written completely') as full:
+        save_json(list(range(10 ** 5)), tmp_path / 'rows.json')
+    assert mistake_of(full.value) and (tmp_path / 'rows.json').read_text() == '[]'
 
 
 def test_missing_folder_for_temporary_files(tmp_path, monkeypatch):
