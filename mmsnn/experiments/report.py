@@ -122,7 +122,7 @@ def choose_images(cfg: Config, count: int) -> set:
 
 def reduce_annotations(source: Path, names: set, folder: Path) -> Path:
     """Write the part of a COCO annotation file that is about some images: others would count as missed."""
-    coco = json.loads(source.read_text())
+    coco = json.loads(source.read_text(encoding='utf-8'))
     coco['images'] = [image for image in coco['images'] if Path(image['file_name']).name in names]
     kept = {image['id'] for image in coco['images']}
     if len(kept) != len(names):

@@ -58,8 +58,8 @@ def run_sweep(config: str, checkpoint: str, axes: Axes, *, seeds: int = 1, optio
     metric = shown_metric(rows[0], metric)
     text, curves, score = summarise(rows, metric)
     written = [path, work_dir / 'rows.csv', work_dir / 'table.md']
-    (work_dir / 'table.md').write_text(text + '\n')
-    with open(work_dir / 'rows.csv', 'w', newline='') as file:
+    (work_dir / 'table.md').write_text(text + '\n', encoding='utf-8')
+    with open(work_dir / 'rows.csv', 'w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
