@@ -76,11 +76,13 @@ def check_testable(cfg) -> None:
     """Refuse a config that cannot be tested.
 
     Raises:
-        ValueError: naming what it lacks.
+        ValueError: naming what it lacks, or must not have.
     """
+    from ..openmmlab.checks import check_averages
     missing = [name for name in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg') if cfg.get(name) is None]
     if missing:
         raise ValueError(f'the config has no {", ".join(missing)}: it must be one that mmsnn test can test')
+    check_averages(cfg)
 
 
 def check_pipelines(pipelines: Sequence[str]) -> None:

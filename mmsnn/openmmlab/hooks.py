@@ -25,7 +25,7 @@ from ..neurons.pipelines import differences, make_pipeline, usual_pipeline
 from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
-from .checks import RUNNING, check_choices, check_fits, check_settings, image_differences
+from .checks import NO_AVERAGES, RUNNING, check_choices, check_fits, check_settings, image_differences
 from .classifier import SpikingClassifier
 from .closing import sum_up, twins
 from .detector import SpikingDetector
@@ -98,8 +98,7 @@ class CalibrationHook(Hook):
     def before_test(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
-            raise RuntimeError('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: '
-                               'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
+            raise RuntimeError(NO_AVERAGES)
         started = time.monotonic()
         self.calibrate(model, runner.cfg, runner.logger)
         self._calibrated = time.monotonic(), time.monotonic() - started

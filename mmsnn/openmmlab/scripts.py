@@ -17,7 +17,7 @@ from torch import nn
 
 from ..machine import keep_freed_memory
 from .checkpoints import check_checkpoint
-from .checks import CheckpointError
+from .checks import CheckpointError, check_averages
 from .hooks import calibration_hook
 from .preflight import check_command, given_options
 from .wrapper import SpikingWrapper, spiking_parts
@@ -152,6 +152,7 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
     if launcher == 'pytorch' and start_without_gpu():
         cfg.merge_from_dict(DDP_WITHOUT_GPU)
     hook = calibration_hook(cfg)
+    check_averages(cfg)
     keep_freed_memory()
     import_quietly(cfg.get('default_scope') or 'mmdet')
     runner = Runner.from_cfg(cfg)
