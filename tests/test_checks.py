@@ -17,7 +17,7 @@ from mmsnn.neurons.pipelines import make_pipeline
 from mmsnn.openmmlab.checks import CheckpointError, ConfigError, check_averages, check_fits, is_calibrated
 from mmsnn.openmmlab.images import data_set, image_source
 from mmsnn.openmmlab.preflight import check_command, given_options, spikes
-from mmsnn.openmmlab.scripts import read_config
+from mmsnn.openmmlab.scripts import files_among, import_quietly, read_config
 from mmsnn.openmmlab.wrapper import SpikingWrapper
 from mmsnn.progress import LOGGER, passed_on
 
@@ -114,6 +114,9 @@ def test_commands_start_with_what_mmsnn_does(tmp_path, monkeypatch, capsys):
     check(config, 'x.pth', '--cfg-options', 'custom_hooks.0.levels=9')
     assert capsys.readouterr().out == ("mmsnn: ResNet spikes for T = 4 steps; pipeline 'differential', sizes=4; "
                                        "calibration images: 9 of CocoDataset train.json\n")
+    config.write_text(config.read_text().replace('time_steps=4, ', ''))
+    check(config, 'x.pth')  # what is missing is said when the model is built
+    assert capsys.readouterr().out == '\n'
     monkeypatch.setenv('RANK', '1')
     check(config, 'x.pth')
     assert capsys.readouterr().out == ''
