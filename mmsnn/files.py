@@ -7,12 +7,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import methodcaller
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .version import __version__
+
+INCOMPLETE = ('{} could not be written completely: is the disk full? Free space, or name another file. What stood '
+              'there before is untouched')
 
 
 def save_checkpoint(model: nn.Module, path: str | Path, meta: dict | None = None) -> None:
@@ -40,14 +44,13 @@ def write_file(value, path: str | Path) -> None:
             torch.save(value, file)
             file.flush()
         except RuntimeError as error:  # what torch makes of a write that fails
-            raise OSError(errno.EIO, f'{path} could not be written completely: is the disk full? Free space, or name '
-                          'another file. What stood there before is untouched') from error
+            raise OSError(errno.EIO, INCOMPLETE.format(path)) from error
 
 
 def save_json(value, path: Path) -> None:
-    """Write a json file; see :func:`new_file`."""
+    """Write a json file, tensors and arrays as lists; see :func:`new_file`."""
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1))
+        temporary.write_text(json.dumps(value, indent=1, default=methodcaller('tolist')))
 
 
 def check_writable(path: Path) -> None:
@@ -83,8 +86,10 @@ def new_file(path: str | Path) -> Iterator[Path]:
         yield name
         os.fsync(descriptor)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         name.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error.errno, INCOMPLETE.format(path)) from error
         raise
     finally:
         os.close(descriptor)

@@ -83,5 +83,10 @@ def test_calibrated_weights_are_not_taken_for_the_ann():
 def test_wrong_use_is_refused():
     with pytest.raises(RuntimeError, match='watches no model'):
         mmsnn.AgreementMetric().process({}, [])
+    metric, model, data = mmsnn.AgreementMetric(), classifier(4), batch(2)
+    metric.watch(model)
+    model.test_step = lambda data: [DataSample(pred_sem_seg=torch.zeros(2, 2))]
+    with pytest.raises(ValueError, match='compares classes, or boxes .* predicts pred_sem_seg: leave it out'):
+        metric.process(data, [])
     with pytest.raises(ValueError, match='from 0 to 1'):
         mmsnn.AgreementMetric(score_threshold=30)

@@ -9,14 +9,15 @@ from torch import nn
 pytest.importorskip('mmengine')
 
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 
 import mmsnn
 from mmsnn.neurons.pipelines import make_pipeline
-from mmsnn.openmmlab.checks import CheckpointError, ConfigError, check_fits, is_calibrated
-from mmsnn.openmmlab.images import image_source
+from mmsnn.openmmlab.checks import CheckpointError, ConfigError, check_averages, check_fits, is_calibrated
+from mmsnn.openmmlab.images import data_set, image_source
 from mmsnn.openmmlab.preflight import check_command, given_options, spikes
-from mmsnn.openmmlab.scripts import read_config
+from mmsnn.openmmlab.scripts import files_among, import_quietly, read_config
 from mmsnn.openmmlab.wrapper import SpikingWrapper
 from mmsnn.progress import LOGGER, passed_on
 
@@ -113,6 +114,9 @@ def test_commands_start_with_what_mmsnn_does(tmp_path, monkeypatch, capsys):
     check(config, 'x.pth', '--cfg-options', 'custom_hooks.0.levels=9')
     assert capsys.readouterr().out == ("mmsnn: ResNet spikes for T = 4 steps; pipeline 'differential', sizes=4; "
                                        "calibration images: 9 of CocoDataset train.json\n")
+    config.write_text(config.read_text().replace('time_steps=4, ', ''))
+    check(config, 'x.pth')  # what is missing is said when the model is built
+    assert capsys.readouterr().out == '\n'
     monkeypatch.setenv('RANK', '1')
     check(config, 'x.pth')
     assert capsys.readouterr().out == ''
@@ -271,3 +275,40 @@ def test_sources_of_images():
 def test_in_effect_leaves_out_what_changes_nothing():
     assert 'iterations' not in make_pipeline('light').in_effect() and 'rounds' in make_pipeline('light').in_effect()
     assert 'rounds' not in make_pipeline('none').in_effect() and 'iterations' in make_pipeline('advanced').in_effect()
+
+
+def test_calibration_images_need_a_data_set_and_transforms():
+    test, own = [dict(type='LoadImageFromFile')], [dict(type='Own')]
+    for without in (dict(), dict(train_dataloader=None)):
+        cfg = Config(dict(without, test_dataloader=dict(dataset=dict(type='A', pipeline=test))))
+        assert mmsnn.CalibrationHook().source(cfg) == 'no data set'
+        with pytest.raises(ValueError, match='no train_dataloader to draw calibration images from: give'):
+            data_set(cfg, None)
+        assert data_set(cfg, dict(type='B')) == dict(type='B', pipeline=test)
+        assert data_set(cfg, dict(type='B', pipeline=own)) == dict(type='B', pipeline=own)
+    cfg.train_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset=dict(type='B', pipeline=own)))
+    assert data_set(cfg, None).dataset.pipeline == test
+    assert cfg.train_dataloader.dataset.dataset.pipeline == own
+
+
+@pytest.mark.parametrize('kind', ['EMAHook', 'mmengine.EMAHook', EMAHook])
+def test_averages_beside_the_hook_are_refused_where_no_test_runs_too(kind):
+    cfg = Config(dict(custom_hooks=[dict(type=kind), dict(type='mmsnn.CalibrationHook')]))
+    with pytest.raises(ConfigError, match='EMAHook swaps weights after the conversion'):
+        check_averages(cfg)
+
+
+def test_values_of_options_are_no_files_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'epoch=1.ckpt').touch()
+    typed = ['c.py', '--cfg-options', 'custom_hooks.0.images=images.pth', '--out=x.pth', 'epoch=1.ckpt', 'a b.pth']
+    assert files_among(typed, ('.pth', '.ckpt')) == ['epoch=1.ckpt', 'a b.pth']
+
+
+def test_packages_need_not_have_metrics_of_their_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'mmown' / 'datasets').mkdir(parents=True)
+    (tmp_path / 'mmown' / '__init__.py').touch()
+    (tmp_path / 'mmown' / 'datasets' / '__init__.py').write_text("print('data sets')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_quietly('mmown')
+    assert capsys.readouterr().out == 'data sets\n'

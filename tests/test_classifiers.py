@@ -9,6 +9,7 @@ pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.models import LinearClsHead
 from mmpretrain.structures import DataSample
 
 import mmsnn
@@ -121,6 +122,31 @@ def test_last_linear_layer_integrates_the_mean_of_what_it_receives():
     backbone = mmsnn.convert(model.ann.backbone, 4)
     mmsnn.calibrate(backbone, [x], 'none', progress=False)
     torch.testing.assert_close(model(x), model.ann.head(model.ann.neck(backbone(x))))
+
+
+class SecondBest(LinearClsHead):
+    """A head that predicts in a way of its own."""
+
+    def predict(self, feats, data_samples=None):
+        scores = self(feats)
+        return self._get_predictions(scores.masked_fill(scores == scores.amax(1, keepdim=True), -9.), data_samples)
+
+
+def test_heads_predict_in_their_own_way():
+    classifier = resnet20()
+    classifier['head']['type'] = SecondBest
+    model = build(dict(type='mmsnn.SpikingClassifier', time_steps=4, classifier=classifier))
+    x = torch.randn(4, 3, 32, 32)
+    model.calibrate([x], 'none', progress=False)
+    labels = [sample.pred_label.item() for sample in model(x, mode='predict')]
+    assert labels == model(x).topk(2).indices[:, 1].tolist()
+    model.runs_as = 'ann'
+    for found, expected in zip(model(x, mode='predict'), model.ann(x, mode='predict'), strict=True):
+        torch.testing.assert_close(found.pred_score, expected.pred_score)
+    several = dict(classifier, head=dict(type='MultiTaskHead', task_heads=dict(
+        one=dict(type='LinearClsHead', num_classes=2, in_channels=16))))
+    with pytest.raises(ValueError, match='with a MultiTaskHead does not convert as a whole: let its backbone spike'):
+        build(dict(type='mmsnn.SpikingClassifier', time_steps=4, classifier=several))
 
 
 def test_wrong_use_is_refused():

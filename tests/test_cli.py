@@ -145,6 +145,12 @@ def test_from_a_foreign_checkpoint_to_a_file_for_other_software(folder, capsys):
     graph = nir.read('net.nir')
     assert graph.metadata['time_steps'] == 4 and sum(isinstance(node, nir.IF) for node in graph.nodes.values()) == 7
     main(['publish-checkpoint', 'out.pth', 'small.pth'])
+    torch.save(foreign, 'bare.pth')  # weights alone, as torchvision and timm have them
+    main(['publish-checkpoint', 'bare.pth', 'published.pth'])
+    assert set(torch.load('published.pth', weights_only=True)['state_dict']) == set(foreign)
+    torch.save([1], 'empty.pth')
+    with pytest.raises(SystemExit, match="checkpoint 'empty.pth' holds no weights"):
+        main(['publish-checkpoint', 'empty.pth', 'published.pth'])
     assert Path('small.pth').stat().st_size < Path('out.pth').stat().st_size
 
 

@@ -1,10 +1,11 @@
 """The line at the end of a test of a spiking model says what a reader wants to know."""
 import pytest
+import torch
 
 pytest.importorskip('mmengine')
 
 from mmsnn.calibration.procedure import LayerReport
-from mmsnn.openmmlab.closing import closing_line, keep_command, score_of
+from mmsnn.openmmlab.closing import closing_line, keep_command, score_of, twins
 
 
 def test_closing_line():
@@ -20,6 +21,24 @@ def test_closing_line():
 def test_score_is_no_cost_and_no_agreement():
     assert score_of({'agreement/bbox_mAP': .9, 'spike/energy_ratio': 1., 'pascal_voc/mAP': .5}) == 'pascal_voc/mAP'
     assert score_of({'agreement/top1': 90.}) is None
+
+
+def test_score_is_one_number():
+    listed = {'single-label/precision_classwise': [1., .5], 'confusion_matrix/result': torch.eye(2)}
+    assert score_of(listed) is None and score_of(listed | {'single-label/recall': .5}) == 'single-label/recall'
+    assert closing_line(listed, {}, [], 4, 9, (0., 1.), '').startswith('mmsnn: T = 4')
+
+
+def test_what_the_ann_predicts_replaces_no_file_of_the_tests(tmp_path):
+    metrics = pytest.importorskip('mmdet.evaluation')
+    written = [metrics.CocoMetric(outfile_prefix=str(tmp_path / 'test')), metrics.CocoMetric(metric='proposal'),
+               metrics.CocoMetric(outfile_prefix=str(tmp_path / 'only'), format_only=True),
+               metrics.DumpDetResults(str(tmp_path / 'test.pkl'))]
+    written[0].results = [1]
+    found = twins(written)
+    assert [type(metric).__name__ for metric in found] == ['CocoMetric', 'CocoMetric']
+    assert found[0].outfile_prefix is None and found[0].results == [] and found[1].metrics == ['proposal']
+    assert written[0].outfile_prefix == str(tmp_path / 'test') and written[0].results == [1]
 
 
 def test_command_takes_the_options_over():

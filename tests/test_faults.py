@@ -29,7 +29,8 @@ from mmpretrain.utils import register_all_modules
 
 import mmsnn
 from mmsnn.calibration.store import Store
-from mmsnn.files import check_writable, save_checkpoint, write_file
+from mmsnn.files import check_writable, save_checkpoint, save_json, write_file
+from mmsnn.mistakes import mistake_of
 from mmsnn.openmmlab.checkpoints import check_checkpoint
 from mmsnn.openmmlab.hooks import test_pipeline as transforms_of_the_test
 from mmsnn.simulation.settings import read_settings
@@ -75,6 +76,9 @@ FAULTS = {
     'calibrated checkpoint with the ANN\'s config':
         'test_checks.py::test_calibrated_checkpoint_for_the_config_of_an_ann_is_refused',
     'calibrated checkpoint calibrated again': HERE + 'commands_refuse_with_one_line',
+    'two sweeps or reports in one folder at once':
+        'test_sweep.py::test_rows_that_another_run_has_stored_meanwhile_are_kept',
+    'damaged rows of a sweep or report': 'test_sweep.py::test_damaged_rows_are_named',
     'misspelt pipeline or option': 'test_checks.py::test_choices_are_checked_when_the_hook_is_built',
     'options in a config whose pipeline a sweep does not run': 'test_sweep.py::test_options_of_a_job',
     'state of an older version': HERE + 'state_of_an_older_version_computes_the_same',
@@ -275,6 +279,10 @@ def test_full_disk(tmp_path):
             Store(budget=0, folder=tmp_path).put('key', torch.zeros(10 ** 6))
     assert [path.name for path in tmp_path.iterdir()] == ['file.pth']
     assert torch.load(tmp_path / 'file.pth', weights_only=True) == dict(before=True)
+    save_json([], tmp_path / 'rows.json')
+    with disk_for(100_000), pytest.raises(OSError, match='rows.json could not be written completely') as full:
+        save_json(list(range(10 ** 5)), tmp_path / 'rows.json')
+    assert mistake_of(full.value) and (tmp_path / 'rows.json').read_text() == '[]'
 
 
 def test_missing_folder_for_temporary_files(tmp_path, monkeypatch):

@@ -3,7 +3,9 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
+import torch
 
 from mmsnn.files import new_file, save_json
 
@@ -15,9 +17,14 @@ def test_a_json_file_leaves_its_neighbours_alone(tmp_path):
     assert json.loads((tmp_path / 'rows.json').read_text()) == [1, 2]
 
 
+def test_what_metrics_give_beside_numbers_is_written_as_lists(tmp_path):
+    save_json(dict(matrix=torch.eye(2), score=np.float32(.5)), tmp_path / 'rows.json')
+    assert json.loads((tmp_path / 'rows.json').read_text()) == dict(matrix=[[1., 0.], [0., 1.]], score=.5)
+
+
 def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path):
     save_json([1], tmp_path / 'rows.json')
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         save_json([object()], tmp_path / 'rows.json')
     assert [path.name for path in tmp_path.iterdir()] == ['rows.json']
     assert json.loads((tmp_path / 'rows.json').read_text()) == [1]

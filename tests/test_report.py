@@ -19,6 +19,7 @@ pytest.importorskip('jinja2')
 pytest.importorskip('matplotlib')
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 
@@ -28,7 +29,7 @@ from mmsnn.experiments.figures import stages
 from mmsnn.experiments.intervals import scores_without, standard_error
 from mmsnn.experiments.methods import readable
 from mmsnn.experiments.page import by_method, cheapest
-from mmsnn.experiments.report import derive
+from mmsnn.experiments.report import choose_images, derive
 from mmsnn.openmmlab.hooks import plain_config
 from mmsnn.openmmlab.wrapper import spiking_parts
 
@@ -252,6 +253,27 @@ def test_indices_of_the_config_are_kept(classifier):
     assert derive(cfg, 3, 2, classifier.parent).test_dataloader.dataset.indices == [1, 7]
     assert derive(cfg, 3, 2, classifier.parent).custom_hooks[0].num_images == 3
     assert cfg.test_dataloader.dataset.indices == [1, 5, 7, 11] and cfg.custom_hooks[0].num_images == 4
+
+
+class Two(BaseDataset):
+    def load_data_list(self):
+        return [dict(img_path='0.png'), dict(img_path='1.png')]
+
+
+def test_data_sets_around_others_cannot_be_limited(tmp_path):
+    one = dict(type=Two, pipeline=[])
+    cfg = Config(dict(default_scope='mmdet', test_dataloader=dict(dataset=one)))
+    assert choose_images(cfg, 1) == {'0.png'} and cfg.test_dataloader.dataset.indices == [0]
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, one])
+    with pytest.raises(ValueError, match='ConcatDataset, the test data set, takes no indices: omit --test-images'):
+        choose_images(cfg, 1)
+
+
+def test_costs_have_the_names_that_the_page_knows(tmp_path):
+    score = dict(type='Accuracy', prefix='val')
+    cfg = Config(dict(test_evaluator=[score, dict(type='mmsnn.SpikeMetric', prefix='cost')]))
+    assert derive(cfg, None, None, tmp_path).test_evaluator == [
+        score, dict(type='mmsnn.SpikeMetric'), dict(type='mmsnn.AgreementMetric')]
 
 
 class References(html.parser.HTMLParser):

@@ -19,7 +19,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 
 import mmsnn
 from mmsnn.experiments.methods import choices_table, job_choices, job_options, parse_pipeline, readable, unused_options
-from mmsnn.experiments.runs import AXES
+from mmsnn.experiments.runs import AXES, Worker, shown_metric, store, stored_rows
 from mmsnn.experiments.sweep import summarise
 from mmsnn.openmmlab.checkpoints import find_state, rename
 
@@ -173,6 +173,51 @@ def test_other_settings_in_the_same_folder_are_refused(trained, trusted, tmp_pat
                              str(trained / 'resnet20_snn-light_cifar10.py'), str(trained / 'work' / 'epoch_3.pth'),
                              '--work-dir', str(tmp_path)], text=True, capture_output=True)
     assert result.returncode == 1 and 'choose another --work-dir' in result.stderr
+
+
+def test_rows_that_another_run_has_stored_meanwhile_are_kept(tmp_path):
+    def rows(*time_steps):
+        return {tuple(row.values())[:6]: row for row in (
+            dict(zip(AXES, ('none', None, None, None, steps, 0)), score=float(steps)) for steps in time_steps)}
+
+    path, mine = tmp_path / 'rows.json', dict(config='a.py', checkpoint='a.pth', options=dict(scale=(64, 64)))
+    store(path, mine, rows(4, 8))
+    store(path, mine, rows(8, 16))  # by a run that began before the others were stored
+    assert [row['time_steps'] for row in stored_rows(path, mine)['rows']] == [4, 8, 16]
+    with pytest.raises(ValueError, match='rows.json holds runs of another config'):
+        store(path, dict(mine, checkpoint='b.pth'), rows(2))
+    assert len(stored_rows(path, mine)['rows']) == 3
+    assert stored_rows(path, mine, restart=True)['rows'] == []
+    store(path, mine, rows(2))
+    assert [row['time_steps'] for row in stored_rows(path, mine)['rows']] == [2]
+
+
+@pytest.mark.parametrize('text', ['', '{"config": "a.py", "rows": [', '[]', '{"config": "a.py"}', '{"rows": [{}]}'])
+def test_damaged_rows_are_named(tmp_path, text):
+    (tmp_path / 'rows.json').write_text(text)
+    with pytest.raises(ValueError, match='rows.json is damaged'):
+        stored_rows(tmp_path / 'rows.json', dict(config='a.py'))
+    assert stored_rows(tmp_path / 'rows.json', dict(config='a.py'), restart=True) == dict(config='a.py', rows=[])
+
+
+def test_metric_that_is_shown():
+    row = dict.fromkeys(AXES) | {'confusion_matrix/result': [[1]], 'multi-label/mAP': 50., 'tested': 3}
+    assert shown_metric(row) == 'multi-label/mAP'
+    assert shown_metric(row | {'accuracy/top1': 90.}) == 'accuracy/top1'
+    with pytest.raises(ValueError, match='--metric must be one of multi-label/mAP, not mAP'):
+        shown_metric(row, 'mAP')
+    with pytest.raises(ValueError, match='gives the ANN no score'):
+        shown_metric(dict.fromkeys(AXES) | {'tested': 3})
+
+
+def test_runs_side_by_side_do_not_read_each_others_predictions(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("model = dict(type='X')\ntest_dataloader = dict()\n"
+                      "test_evaluator = [dict(type='CocoMetric', outfile_prefix='results'), "
+                      "dict(type='LVISMetric', outfile_prefix='results', format_only=True)]\n"
+                      "custom_hooks = [dict(type='mmsnn.CalibrationHook')]\n")
+    worker = Worker(str(config), 'x.pth', {}, str(tmp_path), False)
+    assert [metric.get('outfile_prefix') for metric in worker.cfg.test_evaluator] == [None, 'results']
 
 
 def test_table_shows_mean_and_deviation():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..calibration.procedure import calibrate
 from ..conversion.placing import convert as convert_network
-from ..files import save_json
+from ..files import check_writable, save_json
 from ..machine import keep_freed_memory
 from ..neurons.pipelines import make_pipeline
 from ..progress import progress_bar
@@ -36,6 +36,8 @@ def measure(args: argparse.Namespace) -> list[dict]:
     if args.device != 'cpu' and args.what in ('breakdown', 'events'):
         raise ValueError(f'{args.what} measures the CPU only: omit --device')
     make_pipeline(args.pipeline)  # complains where there is none
+    if args.json:
+        check_writable(args.json)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     rows = MEASUREMENTS[args.what](args)

@@ -58,9 +58,16 @@ class Demo:
         return self.root / 'checkpoints' / f'{DETECTORS[detector]}_{self.data}.pth'
 
     def stored(self) -> list[dict]:
-        """The rows that are finished."""
+        """The rows that are finished.
+
+        Raises:
+            SystemExit: their file is damaged.
+        """
         path = self.work_dir / 'table.json'
-        rows = json.loads(path.read_text()) if path.is_file() else []
+        try:
+            rows = json.loads(path.read_text()) if path.is_file() else []
+        except ValueError as error:
+            sys.exit(f'{path} is damaged ({error}): --restart forgets it')
         return [row for row in rows if row['pipeline'] == 'ann' or 'levels' in row]  # earlier versions had no costs
 
 
@@ -163,7 +170,8 @@ def complete(demo: Demo, jobs: list[Job], workers: int, pictures: dict[Job, Path
         if row is None:
             late += 1
             continue
-        rows[key_of(row)] = row
+        # Another run may have stored rows in the same folder meanwhile.
+        rows = {key_of(other): other for other in demo.stored()} | rows | {key_of(row): row}
         save_json(list(rows.values()), demo.work_dir / 'table.json')
         print(f'[{count:2}/{len(todo)}] {describe(key_of(row)):<34} mAP {row["bbox_mAP"]:.3f}   '
               f'({row["seconds"]:.0f} s; {time.time() - started:.0f} s so far)', flush=True)
@@ -215,7 +223,7 @@ def write_table(demo: Demo, rows: list[dict]) -> str:
     if curves:
         plot_against_time_steps(curves, references, demo.work_dir / 'map.png', 'COCO bbox mAP')
     text = table(rows)
-    (demo.work_dir / 'table.md').write_text(text + '\n')
+    (demo.work_dir / 'table.md').write_text(text + '\n', encoding='utf-8')
     return text
 
 

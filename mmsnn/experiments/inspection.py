@@ -12,7 +12,7 @@ from .runs import AXES, Worker, shown_metric, test
 ERROR_IMAGES = 32  # calibration images that errors are measured on, at most
 SCORE = .3  # detections with at least this score are shown
 TOP = 3  # classes shown of a classifier
-SHOWN = dict(mmdet=3, mmpretrain=8)  # test images, evenly spaced over the test set
+SHOWN = dict(mmpretrain=8)  # test images, evenly spaced over the test set; of detectors 3
 
 
 class Kept(Hook):
@@ -137,7 +137,7 @@ class Inspector(Worker):
 def shown_images(runner) -> list[int]:
     """The numbers of the test images that are shown."""
     dataset = runner.test_dataloader.dataset
-    count = min(SHOWN[runner.cfg.default_scope], len(dataset))
+    count = min(SHOWN.get(runner.cfg.default_scope, 3), len(dataset))
     return [number * len(dataset) // count for number in range(count)]
 
 

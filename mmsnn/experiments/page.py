@@ -58,7 +58,7 @@ def write_page(out: Path, cfg, report: dict) -> Path:
         commands=[test_command(cfg, out, report['checkpoint'], row) for row in first.values()])
     save_json(report, out / 'report.json')
     page = out / 'index.html'
-    page.with_suffix('.tmp').write_text(html)
+    page.with_suffix('.tmp').write_text(html, encoding='utf-8')
     os.replace(page.with_suffix('.tmp'), page)
     return page
 
@@ -192,7 +192,8 @@ def test_command(cfg, out: Path, checkpoint: str, row: dict) -> str:
     changed |= dict(pipeline=name, seed=row['seed'])
     settings = [f'{wrapper}.time_steps={row["time_steps"]}']
     settings += [shlex.quote(f'custom_hooks.{hook}.{key}={value}') for key, value in changed.items()]
-    return f'python tools/test.py {out / "config.py"} {checkpoint} --cfg-options ' + ' '.join(settings)
+    files = shlex.join([str(out / 'config.py'), checkpoint])
+    return f'python tools/test.py {files} --cfg-options ' + ' '.join(settings)
 
 
 def find(model: dict, types, path: str = 'model') -> str | None:

@@ -22,7 +22,7 @@ def markdown(path: str, head: str = '', rows: Mapping[str, str] | None = None,
         only: which of the page's rows.
     """
     def read(folder: Path) -> Cells:
-        for heading, lines in markdown_tables(Path(path).read_text()):
+        for heading, lines in markdown_tables(Path(path).read_text(encoding='utf-8')):
             if is_table(heading, lines, head):
                 cells = cells_of(lines)
                 named = {own: page for page, own in rows.items()} if rows else {row: row for row, _ in cells}

@@ -102,7 +102,7 @@ def page_cells(table: Table, root: Path) -> Cells:
     Raises:
         ValueError: the page has no such table.
     """
-    for heading, rows in markdown_tables((root / table.page).read_text()):
+    for heading, rows in markdown_tables((root / table.page).read_text(encoding='utf-8')):
         if is_table(heading, rows, table.head, table.under):
             return cells_of(rows)
     raise ValueError(f"{table.page} has no table that begins with '| {table.head}'")

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from ..files import save_json
 from ..machine import CORES
 from ..openmmlab.agreement import AgreementMetric
 from ..openmmlab.checkpoints import check_checkpoint
-from ..openmmlab.hooks import HOOK_TYPES, calibration_hook, spellings
+from ..openmmlab.hooks import HOOK_TYPES, METRIC_TYPES, calibration_hook, spellings
 from ..openmmlab.metrics import SpikeMetric
 from ..openmmlab.scripts import read_config
 from .inspection import inspect
@@ -94,6 +95,9 @@ def derive(cfg: Config, images: int | None, test_images: int | None, folder: Pat
         for metric in metrics:
             if metric.get('ann_file'):
                 metric.ann_file = str(reduce_annotations(Path(metric.ann_file), chosen, folder))
+    for metric in metrics:
+        if metric['type'] in METRIC_TYPES:
+            metric.pop('prefix', None)  # the page knows their results by the usual names
     own = [dict(type=spellings(kind)[0]) for kind in (SpikeMetric, AgreementMetric)
            if not any(metric['type'] in spellings(kind) for metric in metrics)]
     cfg.test_evaluator = [*metrics, *own]
@@ -110,7 +114,7 @@ def choose_images(cfg: Config, count: int) -> set:
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     if not 1 <= count <= len(dataset):
         raise ValueError(f'--test-images must be from 1 to {len(dataset)}, the size of the test set, not {count}')
-    if not hasattr(dataset, 'get_data_info'):
+    if not isinstance(dataset, BaseDataset):  # but one around others, such as ConcatDataset
         raise ValueError(f'{type(dataset).__name__}, the test data set, takes no indices: omit --test-images')
     before = cfg.test_dataloader.dataset.get('indices')
     cfg.test_set_size = len(dataset)  # of how many images these are, for the page
@@ -122,7 +126,7 @@ def choose_images(cfg: Config, count: int) -> set:
 
 def reduce_annotations(source: Path, names: set, folder: Path) -> Path:
     """Write the part of a COCO annotation file that is about some images: others would count as missed."""
-    coco = json.loads(source.read_text())
+    coco = json.loads(source.read_text(encoding='utf-8'))
     coco['images'] = [image for image in coco['images'] if Path(image['file_name']).name in names]
     kept = {image['id'] for image in coco['images']}
     if len(kept) != len(names):

@@ -1,11 +1,13 @@
 """Runs of one model side by side, methods x time steps x seeds, resumable: what tools/sweep.py and report.py share."""
 import contextlib
+import fcntl
 import itertools
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,9 @@ class Worker:
         self.cfg.merge_from_dict(options)
         self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
         self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+        for metric in metrics_of(self.cfg):
+            if not metric.get('format_only'):
+                metric.pop('outfile_prefix', None)  # runs side by side would read each other's predictions from there
         self._shared: tuple | None = None
         self._runner: Runner | None = None
         self.own = hook_of(self.cfg)
@@ -132,6 +137,11 @@ class Worker:
         return {}
 
 
+def metrics_of(cfg) -> list[dict]:
+    """The metrics that a config tests with."""
+    return list(cfg.test_evaluator) if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
+
+
 def test(runner) -> dict:
     """Test a runner's model; where nothing at all was detected CocoMetric has no result, here it is a mAP of zero."""
     metrics = dict(runner.test())
@@ -167,12 +177,40 @@ def stored_rows(path: Path, made_with: dict, restart: bool = False) -> dict:
     """What a file holds of earlier runs: ``made_with`` and ``rows``.
 
     Raises:
-        ValueError: the file was made with something else.
+        ValueError: the file was made with something else, or is damaged.
     """
-    stored = dict(made_with, rows=[]) if restart or not path.is_file() else json.loads(path.read_text())
-    if {key: stored.get(key) for key in made_with} != made_with:
+    if restart:
+        path.unlink(missing_ok=True)
+    if not path.is_file():
+        return dict(made_with, rows=[])
+    try:
+        stored = json.loads(path.read_text())
+        _by_settings(stored['rows'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{path} is damaged ({type(error).__name__}: {error})') from error
+    if {key: stored.get(key) for key in made_with} != json.loads(json.dumps(made_with)):  # where tuples are lists
         raise ValueError(f'{path} holds runs of another config, checkpoint or options')
     return stored
+
+
+def store(path: Path, made_with: dict, rows: dict[tuple, dict]) -> None:
+    """Write rows by their settings, and keep those that another run in the same folder has stored meanwhile.
+
+    Raises:
+        ValueError: that other run is one of something else.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        rows = _by_settings(stored_rows(path, made_with)['rows']) | rows
+        save_json(dict(made_with, rows=list(rows.values())), path)
+    finally:
+        os.close(folder)
+
+
+def _by_settings(rows: list[dict]) -> dict[tuple, dict]:
+    return {tuple(row[axis] for axis in AXES): row for row in rows}
 
 
 def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, worker: tuple, workers: int,
@@ -192,7 +230,8 @@ def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, wor
         The rows, in the order of the jobs.
     """
     from mmengine.config import Config
-    rows = {tuple(row[axis] for axis in AXES): row for row in stored['rows']}
+    rows = _by_settings(stored['rows'])
+    made_with = {key: value for key, value in stored.items() if key != 'rows'}
     ceiling = worker[-1]
     cfg = Config.fromfile(worker[0])
     cfg.merge_from_dict(worker[2])
@@ -214,7 +253,7 @@ def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, wor
     bar = progress_bar(run_jobs(function, [(worker, job) for job in todo], workers), 'runs', len(todo), unit='run')
     for row in bar:
         rows[tuple(row[axis] for axis in AXES)] = row
-        save_json(dict(stored, rows=list(rows.values())), path)
+        store(path, made_with, rows)
         shown = shown_metric(row, metric)
         bar.write(', '.join(f'{axis} {row[axis]}' for axis in AXES if row[axis] is not None)
                   + (f' ({written(row["choices"])})' if row.get('choices') else '') + f': {shown} {row[shown]:.4f}')
@@ -222,5 +261,15 @@ def complete(path: Path, stored: dict, jobs: list[dict], function: Callable, wor
 
 
 def shown_metric(row: dict, wanted: str | None = None) -> str:
-    """The metric that tables and figures show."""
-    return wanted or next((metric for metric in METRICS if metric in row), list(row)[len(AXES)])
+    """The metric that tables and figures show.
+
+    Raises:
+        ValueError: the row has no number of this name, or none at all.
+    """
+    numbers = [name for name, value in list(row.items())[len(AXES):]
+               if isinstance(value, Real) and not isinstance(value, int)]  # whole numbers count something
+    if not numbers:
+        raise ValueError('test_evaluator gives the ANN no score: it needs a metric such as CocoMetric or Accuracy')
+    if wanted is not None and wanted not in numbers:
+        raise ValueError(f'--metric must be one of {", ".join(numbers)}, not {wanted}')
+    return wanted or next((metric for metric in METRICS if metric in numbers), numbers[0])

@@ -58,8 +58,8 @@ def run_sweep(config: str, checkpoint: str, axes: Axes, *, seeds: int = 1, optio
     metric = shown_metric(rows[0], metric)
     text, curves, score = summarise(rows, metric)
     written = [path, work_dir / 'rows.csv', work_dir / 'table.md']
-    (work_dir / 'table.md').write_text(text + '\n')
-    with open(work_dir / 'rows.csv', 'w', newline='') as file:
+    (work_dir / 'table.md').write_text(text + '\n', encoding='utf-8')
+    with open(work_dir / 'rows.csv', 'w', newline='', encoding='utf-8') as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
@@ -76,11 +76,13 @@ def check_testable(cfg) -> None:
     """Refuse a config that cannot be tested.
 
     Raises:
-        ValueError: naming what it lacks.
+        ValueError: naming what it lacks, or must not have.
     """
+    from ..openmmlab.checks import check_averages
     missing = [name for name in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg') if cfg.get(name) is None]
     if missing:
         raise ValueError(f'the config has no {", ".join(missing)}: it must be one that mmsnn test can test')
+    check_averages(cfg)
 
 
 def check_pipelines(pipelines: Sequence[str]) -> None:

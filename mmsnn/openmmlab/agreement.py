@@ -53,6 +53,7 @@ class AgreementMetric(BaseMetric):
 
         Raises:
             RuntimeError: no model is being watched.
+            ValueError: it predicts neither classes nor boxes.
         """
         if self._model is None:
             raise RuntimeError('AgreementMetric watches no model: add mmsnn.CalibrationHook to custom_hooks, or call '
@@ -60,8 +61,11 @@ class AgreementMetric(BaseMetric):
         references = [sample.to_dict() for sample in ann_predictions(self._model, data_batch)]
         for metric in self._metrics:
             metric.process(data_batch, references)
-        if 'pred_instances' in references[0]:
+        if 'labels' in references[0].get('pred_instances', ()):
             self._compare_detections(data_samples, references)
+        elif not {'pred_label', 'pred_score'} & references[0].keys():
+            raise ValueError('AgreementMetric compares classes, or boxes with classes, and the model predicts '
+                             f'{", ".join(key for key in references[0] if key.startswith("pred"))}: leave it out')
         else:
             self.results += [bool(torch.equal(predicted_class(sample), predicted_class(reference)))
                              for sample, reference in zip(data_samples, references, strict=True)]

@@ -64,8 +64,10 @@ def check_checkpoint(path: str) -> None:
         sys.exit(f"checkpoint '{path}' is damaged or no checkpoint ({lines[0].strip()}): copy or make it again")
 
 
-def find_state(checkpoint: dict) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, wherever the file has them, in their order."""
+def find_state(checkpoint: object) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, wherever the file has them, in their order; a list of images has none."""
+    if not isinstance(checkpoint, dict):
+        return {}
     for key in ('state_dict', 'model', 'net', 'model_state_dict'):
         if isinstance(checkpoint.get(key), dict):
             return find_state(checkpoint[key])
@@ -126,17 +128,23 @@ def publish(source: str | Path, target: str | Path) -> None:
     and the statistics of normalisation stay float32, whose range they may need.
 
     Args:
-        source: a checkpoint of mmengine's Runner.
+        source: a checkpoint of mmengine's Runner, or another in which :func:`find_state` finds tensors.
         target: the file to write.
+
+    Raises:
+        ValueError: there are no weights in it.
     """
     check_checkpoint(str(source))
     allow_harmless()
     checkpoint = torch.load(source, map_location='cpu', weights_only=UNSAFE not in os.environ)
+    state = find_state(checkpoint)
+    if not state:
+        raise ValueError(f"checkpoint '{source}' holds no weights")
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
         key: value.to(torch.float16 if value.ndim > 1 else torch.float32).clone() if value.is_floating_point()
         else value.clone()
-        for key, value in checkpoint['state_dict'].items()
+        for key, value in state.items()
     }
     meta = {key: checkpoint['meta'][key] for key in ('dataset_meta', 'epoch') if key in checkpoint.get('meta', {})}
     Path(target).parent.mkdir(parents=True, exist_ok=True)

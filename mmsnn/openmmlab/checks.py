@@ -4,6 +4,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import cast
 
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from ..simulation.network import SpikingNetwork
 
 RUNNING = ('progress', 'memory_budget')  # options of mmsnn.calibrate that cannot change its result
 SHOWN = 5  # keys that a message names
+NO_AVERAGES = ('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: remove it from '
+               'custom_hooks and test a checkpoint that holds the averaged weights')
 SETTINGS = 'snn._settings'  # what the key of a calibrated part's settings ends with
 
 
@@ -23,6 +27,16 @@ class ConfigError(Mistake, ValueError):
 
 class CheckpointError(Mistake, RuntimeError):
     """A checkpoint is not one of the model that is to be tested or calibrated."""
+
+
+def check_averages(cfg: Config) -> None:
+    """Refuse EMAHook in a config, which also fails where a checkpoint is loaded and nothing runs.
+
+    Raises:
+        ConfigError: it is there.
+    """
+    if any(hook['type'] in ('EMAHook', 'mmengine.EMAHook', EMAHook) for hook in cfg.get('custom_hooks') or []):
+        raise ConfigError(NO_AVERAGES)
 
 
 def check_choices(pipeline: str | None, options: dict) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..simulation.operations import replace_module
 from .registry import MODELS
-from .wrapper import SpikingWrapper
+from .wrapper import SpikingWrapper, twin_of
 
 
 @MODELS.register_module()
@@ -27,6 +27,9 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         example: shape of the images, such as ``(1, 3, 224, 224)``, for transformers: see :func:`mmsnn.convert`.
         data_preprocessor: of the classifier, where its own config has none (mmengine passes on the config's).
         init_cfg: not used; weights come from a checkpoint.
+
+    Raises:
+        ValueError: the classifier has a head for each of several tasks.
     """
 
     def __init__(self, classifier: dict, time_steps: int, include: str | Sequence[str] = '*',
@@ -37,6 +40,9 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         if data_preprocessor is not None:
             classifier = {'data_preprocessor': data_preprocessor, **classifier}
         ann = MMENGINE_MODELS.build(classifier)
+        if hasattr(getattr(ann, 'head', None), 'task_heads'):
+            raise ValueError('a classifier with a MultiTaskHead does not convert as a whole: let its backbone spike, '
+                             "model=dict(backbone=dict(type='mmsnn.SpikingBackbone', time_steps=..., backbone=...))")
         BaseModel.__init__(self, data_preprocessor=ann.data_preprocessor)
         self.wrap(ann, time_steps=time_steps, include=include, exclude=exclude, delay=delay, chunk_steps=chunk_steps,
                   dtype=dtype, compile=compile, **({} if coding == 'rate' else dict(coding=coding)), example=example)
@@ -61,8 +67,10 @@ class SpikingClassifier(SpikingWrapper, BaseModel):
         if mode == 'tensor':
             return scores
         # What the ANN makes of its scores is the head's business, or the model's own where it has no head (timm).
-        head: Any = getattr(self.ann, 'head', self.ann)
-        return head._get_predictions(scores, data_samples)
+        head: Any = getattr(self.ann, 'head', None)
+        if head is None:
+            return self.ann._get_predictions(scores, data_samples)  # type: ignore[operator]
+        return twin_of(head, forward=lambda found: found).predict(scores, data_samples)  # type: ignore[operator]
 
 
 @MODELS.register_module()

@@ -4,6 +4,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 
 from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
@@ -13,13 +14,23 @@ from .wrapper import SpikingWrapper
 
 SCORES = 'coco/bbox_mAP', 'accuracy/top1'  # which score the line tells, where there are several
 OWN = 'spike', 'agreement'  # prefixes of the metrics that are no scores
+FILES = 'outfile_prefix', 'out_file_path', 'output_dir', 'seg_out_dir', 'pred_dir'  # where metrics write
 
 
-def twin(metric: BaseMetric) -> BaseMetric:
-    """A metric with the settings of another, and results of its own."""
-    other = copy.copy(metric)
-    other.results = []
-    return other
+def twins(metrics: Iterable[BaseMetric]) -> list[BaseMetric]:
+    """Metrics with the settings of others, and results of their own.
+
+    Those that write what they are given have none: it would replace the predictions of the model that is tested.
+    """
+    found = []
+    for metric in metrics:
+        other = copy.copy(metric)
+        other.results = []
+        if type(metric).__name__.endswith('CocoMetric') and not other.format_only:
+            other.outfile_prefix = None  # that is, a temporary folder
+        if not any(getattr(other, name, None) for name in FILES):
+            found.append(other)
+    return found
 
 
 def sum_up(runner: Runner, parts: Mapping[str, SpikingWrapper], reports: Mapping[str, CalibrationReport],
@@ -50,8 +61,8 @@ def sum_up(runner: Runner, parts: Mapping[str, SpikingWrapper], reports: Mapping
 
 
 def score_of(metrics: Mapping[str, float]) -> str | None:
-    """The name of the score among the results of a test."""
-    names = [name for name in metrics if name.partition('/')[0] not in OWN]
+    """The name of the score among the results of a test, of which some may be lists or matrices."""
+    names = [name for name, value in metrics.items() if name.partition('/')[0] not in OWN and isinstance(value, Real)]
     return next((name for name in (*SCORES, *names) if name in names), None)
 
 

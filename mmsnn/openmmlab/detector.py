@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..conversion.tracing import ConversionError
 from .parts import Dense, RoIPart, SpikingPart
 from .registry import MODELS
-from .wrapper import spiking_parts
+from .wrapper import spiking_parts, twin_of
 
 DENSE = 'backbone', 'neck', ('bbox_head', 'rpn_head', 'mask_head')  # in the order of computation; of the heads, one
 ROI_HEAD = 'roi_head'
@@ -216,12 +216,3 @@ def own_tensors(module: nn.Module, source: nn.Module) -> nn.Module:
     for name in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
         setattr(module, name, getattr(source, name))
     return module
-
-
-def twin_of(module: nn.Module, **attributes) -> nn.Module:
-    """A copy with the same parameters and modules, of which some are to be replaced; ``attributes`` are at once."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    for name, value in attributes.items():
-        object.__setattr__(twin, name, value)
-    return twin

@@ -25,11 +25,11 @@ from ..neurons.pipelines import differences, make_pipeline, usual_pipeline
 from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
-from .checks import RUNNING, check_choices, check_fits, check_settings, image_differences
+from .checks import NO_AVERAGES, RUNNING, check_choices, check_fits, check_settings, image_differences
 from .classifier import SpikingClassifier
-from .closing import sum_up, twin
+from .closing import sum_up, twins
 from .detector import SpikingDetector
-from .images import find_pipeline, image_source, prepared, replace_pipeline, test_pipeline
+from .images import data_set, find_pipeline, image_source, prepared, replace_pipeline, test_pipeline, training_set
 from .metrics import SpikeMetric
 from .registry import HOOKS
 from .wrapper import SpikingWrapper, find_parts, spiking_parts
@@ -56,7 +56,8 @@ class CalibrationHook(Hook):
         pipeline: a name in :data:`mmsnn.PIPELINES`, or None for what is usual at this T; see :func:`mmsnn.calibrate`.
         num_images: how many training images.
         batch_size: images per calibration batch. With 1, the default, no image is padded to another's size.
-        dataset: config of the data set to draw from; by default that of ``train_dataloader``.
+        dataset: config of the data set to draw from, without a pipeline or with its own; by default that of
+            ``train_dataloader``.
         images: file of preprocessed batches, from ``tools/synthesise.py``, to calibrate on instead of a data set.
         seed: of the choice of images, and of the order in which weights calibration draws them.
         memory_gb: memory for stored activations and spikes in GiB; more goes to temporary files.
@@ -98,8 +99,7 @@ class CalibrationHook(Hook):
     def before_test(self, runner: Runner) -> None:
         model = unwrapped(runner.model)
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
-            raise RuntimeError('EMAHook swaps weights after the conversion and cannot stand beside CalibrationHook: '
-                               'remove it from custom_hooks and test a checkpoint that holds the averaged weights')
+            raise RuntimeError(NO_AVERAGES)
         started = time.monotonic()
         self.calibrate(model, runner.cfg, runner.logger)
         self._calibrated = time.monotonic(), time.monotonic() - started
@@ -109,7 +109,7 @@ class CalibrationHook(Hook):
         metrics = runner.test_loop.evaluator.metrics
         own = [metric for metric in metrics if isinstance(metric, (SpikeMetric, AgreementMetric))]
         # AgreementMetric runs the ANN, which then gets a score of its own.
-        self._of_ann = [twin(metric) for metric in metrics if metric not in own] if any(
+        self._of_ann = twins(metric for metric in metrics if metric not in own) if any(
             isinstance(metric, AgreementMetric) for metric in own) else []
         for metric in own:
             metric.watch(model, *[self._of_ann] * isinstance(metric, AgreementMetric))
@@ -156,7 +156,7 @@ class CalibrationHook(Hook):
         """Where the calibration images come from."""
         if self.images is not None:
             return Path(self.images).name
-        dataset = self.dataset or cfg.get('train_dataloader', {}).get('dataset')
+        dataset = self.dataset or training_set(cfg)
         return 'no data set' if dataset is None else image_source(dataset)
 
     def calibrate(self, model: BaseModel, cfg: Config, logger: MMLogger) -> None:
@@ -207,15 +207,12 @@ class CalibrationHook(Hook):
         """Yield this process's share of preprocessed image batches (N, 3, H, W), each at its own size.
 
         Raises:
-            ValueError: there are fewer images than asked for.
+            ValueError: there is no data set, or it has fewer images than asked for.
         """
         if self.images is not None:
             yield from self._stored_batches(self.images, model)
             return
-        dataset_cfg = copy.deepcopy(self.dataset or cfg.train_dataloader.dataset)
-        if self.dataset is None:
-            replace_pipeline(dataset_cfg, test_pipeline(cfg))
-        dataset = DATASETS.build(dataset_cfg)
+        dataset = DATASETS.build(data_set(cfg, self.dataset))
         if len(dataset) < self.num_images:
             raise ValueError(f'calibration asks for {self.num_images} images, but its data set has {len(dataset)}: '
                              'lower num_images')

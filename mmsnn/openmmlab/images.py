@@ -1,7 +1,8 @@
 """Which images a config calibrates on: its training data set, read through the transforms of its test."""
+import copy
 from pathlib import Path
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 
 def prepared(dataset, index: int) -> dict:
@@ -15,6 +16,30 @@ def prepared(dataset, index: int) -> dict:
     except Exception as error:  # each reader has its own
         raise ValueError(f'image {index} of the calibration data set cannot be prepared ({type(error).__name__}: '
                          f'{error}): repair it, or take it out of the data set') from error
+
+
+def training_set(cfg: Config) -> dict | None:
+    """The training data set of a config, if it has any."""
+    return (cfg.get('train_dataloader') or {}).get('dataset')
+
+
+def data_set(cfg: Config, own: dict | None) -> dict:
+    """The config of the data set that calibration images come from.
+
+    Args:
+        cfg: whose training data set it is, read through the transforms of the test, where there is no other.
+        own: another, which may have transforms of its own.
+
+    Raises:
+        ValueError: there is none.
+    """
+    dataset = copy.deepcopy(own or training_set(cfg))
+    if dataset is None:
+        raise ValueError('the config has no train_dataloader to draw calibration images from: give CalibrationHook a '
+                         'dataset, or images')
+    if own is None or find_pipeline(dataset) is None:
+        replace_pipeline(dataset, test_pipeline(cfg))
+    return dataset
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
@@ -41,7 +66,7 @@ def find_pipeline(dataset: dict) -> list[dict] | None:
     return None
 
 
-def replace_pipeline(dataset: ConfigDict, pipeline: list[dict]) -> None:
+def replace_pipeline(dataset: dict, pipeline: list[dict]) -> None:
     """Set the transforms of every data set in a (possibly nested) config; wrappers lose transforms of their own."""
     inner = dataset.get('dataset', dataset.get('datasets'))
     if inner is None:

@@ -71,7 +71,8 @@ def spiking_models(model: object) -> Iterator[tuple[str, int, str]]:
         inner = model.get(WRAPPED.get(model.get('type', ''), ''))
         if inner is not None:
             kind = inner['type'] if isinstance(inner['type'], str) else inner['type'].__name__
-            yield kind, model['time_steps'], model.get('coding', 'rate')
+            if 'time_steps' in model:  # otherwise the registry says what is missing
+                yield kind, model['time_steps'], model.get('coding', 'rate')
             return
         model = list(model.values())
     for value in model if isinstance(model, (list, tuple)) else ():

@@ -3,6 +3,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
 import runpy
 import sys
 import warnings
@@ -17,13 +18,14 @@ from torch import nn
 
 from ..machine import keep_freed_memory
 from .checkpoints import check_checkpoint
-from .checks import CheckpointError
+from .checks import CheckpointError, check_averages
 from .hooks import calibration_hook
 from .preflight import check_command, given_options
 from .wrapper import SpikingWrapper, spiking_parts
 
 DDP_WITHOUT_GPU = {'model_wrapper_cfg.type': 'MMDistributedDataParallel', 'model_wrapper_cfg.device_ids': None}
 CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.ckpt')
 
 
 def start_without_gpu() -> bool:
@@ -63,11 +65,17 @@ def import_quietly(scope: str) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(said):
         warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
         for name in ('datasets', 'evaluation'):
-            if importlib.util.find_spec(scope):
+            if importlib.util.find_spec(scope) and importlib.util.find_spec(f'{scope}.{name}'):  # not all have both
                 importlib.import_module(f'{scope}.{name}')
     for line in said.getvalue().splitlines():
         if 'Could not import OneDL' not in line:
             print(line)
+
+
+def files_among(arguments: Sequence[str], suffixes: tuple[str, ...]) -> list[str]:
+    """The arguments that name a file of some kind, and are neither options nor values of ``--cfg-options``."""
+    return [argument for argument in arguments if argument.endswith(suffixes)
+            and (Path(argument).is_file() or not re.match(r'-|[\w.]+=', argument))]
 
 
 def find_config(arguments: Sequence[str]) -> str | None:
@@ -76,7 +84,7 @@ def find_config(arguments: Sequence[str]) -> str | None:
     Raises:
         SystemExit: Only files that do not exist are named.
     """
-    candidates = [argument for argument in arguments if argument.endswith(CONFIG_SUFFIXES) and argument[0] != '-']
+    candidates = files_among(arguments, CONFIG_SUFFIXES)
     for candidate in candidates:
         if Path(candidate).is_file():
             return candidate
@@ -107,7 +115,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
     scope = cfg.get('default_scope')
     if scope is None:
         sys.exit(f"config '{config}' has no default_scope; set default_scope = 'mmdet' (or 'mmpretrain')")
-    positional = [argument for argument in arguments if argument.endswith(('.pth', '.pt', '.ckpt'))]
+    positional = files_among(arguments, CHECKPOINT_SUFFIXES)
     if name == 'test' and positional:
         check_checkpoint(positional[0])
     check_command(config, cfg, positional[0] if name == 'test' and positional else None)
@@ -152,6 +160,7 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
     if launcher == 'pytorch' and start_without_gpu():
         cfg.merge_from_dict(DDP_WITHOUT_GPU)
     hook = calibration_hook(cfg)
+    check_averages(cfg)
     keep_freed_memory()
     import_quietly(cfg.get('default_scope') or 'mmdet')
     runner = Runner.from_cfg(cfg)

@@ -1,4 +1,5 @@
 """What the wrappers of backbones and classifiers have in common: an ANN that loads checkpoints, and its conversion."""
+import copy
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -141,3 +142,12 @@ def spiking_parts(model: nn.Module) -> dict[str, SpikingWrapper]:
             "model=dict(type='mmsnn.SpikingDetector', time_steps=..., detector=...), or a whole classifier, "
             "model=dict(type='mmsnn.SpikingClassifier', time_steps=..., classifier=...)")
     return parts
+
+
+def twin_of(module: nn.Module, **attributes) -> nn.Module:
+    """A copy with the same parameters and modules, of which some are to be replaced; ``attributes`` are at once."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    for name, value in attributes.items():
+        object.__setattr__(twin, name, value)
+    return twin
