@@ -1,6 +1,5 @@
 """Runs of one model side by side, methods x time steps x seeds, resumable: what tools/sweep.py and report.py share."""
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
@@ -201,7 +200,8 @@ def store(path: Path, made_with: dict, rows: dict[tuple, dict]) -> None:
     """
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # not every file system has locks
+        with contextlib.suppress(ImportError, OSError):  # not every system has locks, nor every file system
+            import fcntl
             fcntl.flock(folder, fcntl.LOCK_EX)
         rows = _by_settings(stored_rows(path, made_with)['rows']) | rows
         save_json(dict(made_with, rows=list(rows.values())), path)
