@@ -432,3 +432,20 @@ def test_batch_norm_as_a_function_on_vectors():
 
     snn = converted(randomise_norms(Vectors()), images(4, 6))
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in snn.network.modules())
+
+
+class Numbered(nn.Module):
+    """Modules whose paths differ in a dot and an underscore alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+        self.stem_2 = nn.Conv2d(4, 5, 1)
+        self.fire_relu = nn.Conv2d(5, 2, 1)
+
+    def forward(self, x):
+        return self.fire_relu(self.stem_2(F.relu(self.stem(x))))
+
+
+def test_modules_of_similar_names_stay_different_ones():
+    converted(Numbered())
