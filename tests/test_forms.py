@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import mmsnn
+from mmsnn.analysis.errors import channel_errors
 
 from networks import leaves, randomise_norms
 
@@ -449,3 +450,28 @@ class Numbered(nn.Module):
 
 def test_modules_of_similar_names_stay_different_ones():
     converted(Numbered())
+
+
+class Counter(nn.Module):
+    """One number for each image, which a neuron gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 1)
+        nn.init.constant_(self.fc.bias, 1.)
+
+    def forward(self, x):
+        return F.relu(self.fc(F.relu(self.conv(x)).mean((2, 3))).squeeze(1)) * 2
+
+
+@pytest.mark.parametrize('pipeline, options', [
+    ('light', dict(bias_per_step=True)), ('advanced', dict(iterations=2, potential='position')), ('rmp', {}),
+    ('none', dict(threshold='balanced')), ('signed', {}), ('differential', {})], ids=str)
+def test_a_neuron_for_each_image_is_one_channel(pipeline, options):
+    torch.manual_seed(0)
+    ann, x = Counter().eval(), images(6, 3, 8, 8)
+    snn = mmsnn.convert(ann, 32)
+    mmsnn.calibrate(snn, [x[:4], x[4:]], pipeline, progress=False, **options)
+    assert [len(neuron.threshold) for neuron in snn.neurons.values()] in ([4, 1], [1, 1])
+    assert (snn(x) - ann(x)).norm() < .05 * ann(x).norm()
+    assert [len(errors) for errors in channel_errors(snn, mmsnn.convert(ann, 1).network, [x]).values()] == [4, 1]

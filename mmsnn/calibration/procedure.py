@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..distributed import agree, gather
 from ..neurons.layer import IFNeuron
+from ..neurons.model import with_channels
 from ..neurons.pipelines import Pipeline, make_pipeline, usual_pipeline
 from ..neurons.thresholds import ActivationHistogram
 from ..progress import progress_bar
@@ -218,7 +219,7 @@ def observe_layer(layer: Layer, steps: Steps) -> ActivationHistogram:
 
 def _add(histogram: ActivationHistogram | None, name: str, neuron: IFNeuron, activation: Tensor) -> ActivationHistogram:
     """Add a layer's activations to its histogram, or to a new one."""
-    activation = activation.movedim(neuron.channel_axis, 1)
+    activation = with_channels(activation).movedim(neuron.channel_axis, 1)
     if neuron.activation is not None:  # it may be negative; so may what differential neurons send
         activation = activation.abs()
     if histogram is None:

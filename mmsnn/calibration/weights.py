@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..distributed import number_of, owner, processes, send
+from ..neurons.model import with_channels
 from ..neurons.pipelines import Pipeline
 from ..simulation.operations import NORMS
 from ..simulation.plan import Env, Plan, is_neuron
@@ -86,7 +87,7 @@ def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps
                 target, inputs = layer.activation(index), segment.inputs(index)
                 with torch.enable_grad():
                     rate = layer.neuron.rate(segment.behind.analog(inputs, quantised=True)[layer.current])
-                    loss = (target - rate).square().sum(1).mean()
+                    loss = with_channels(target - rate).square().sum(1).mean()
                 loss.backward()
             else:
                 for value in values:
