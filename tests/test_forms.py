@@ -344,7 +344,8 @@ STRUCTURES = {
     'list': lambda x, y, z: [y, z], 'dict': lambda x, y, z: {'y': y, 'z': z}, 'tuple': lambda x, y, z: (y, z),
     'OrderedDict': lambda x, y, z: OrderedDict(z=z, y=y), 'namedtuple': lambda x, y, z: Pair(y, z),
     'dataclass': lambda x, y, z: Features(y, z), 'nested': lambda x, y, z: (y, [z, {'p': Pair(z, OrderedDict(y=y))}]),
-    'None': lambda x, y, z: (y, None, 'name', 3), 'twice': lambda x, y, z: [y, y], 'input': lambda x, y, z: (x, z)}
+    'None': lambda x, y, z: (y, None, 'name', 3), 'twice': lambda x, y, z: [y, y], 'input': lambda x, y, z: (x, z),
+    'parts and sizes': lambda x, y, z: (y.chunk(2, 1), F.relu(z).split(1, 1)[1:], z.shape[-2:], y.size(1), x.shape[3])}
 
 
 @pytest.mark.parametrize('structure', STRUCTURES.values(), ids=STRUCTURES)
