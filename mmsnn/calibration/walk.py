@@ -169,7 +169,8 @@ class Layer:
             for step, (current, spike) in enumerate(zip(currents, spikes), start):
                 if neuron.bias.ndim > 1:
                     bias = neuron.per_channel(neuron.bias[step], total)
-                rule.step_in_place(current, bias, state, threshold, snn.time_steps, spike)
+                rule.at(float(step), snn.time_steps).step_in_place(current, bias, state, threshold, snn.time_steps,
+                                                                   spike)
                 total += spike
             if each_step:
                 by_step.append(with_channels(spikes, 3).movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
