@@ -476,3 +476,15 @@ def test_a_neuron_for_each_image_is_one_channel(pipeline, options):
     assert [len(neuron.threshold) for neuron in snn.neurons.values()] in ([4, 1], [1, 1])
     assert (snn(x) - ann(x)).norm() < .05 * ann(x).norm()
     assert [len(errors) for errors in channel_errors(snn, mmsnn.convert(ann, 1).network, [x]).values()] == [4, 1]
+
+
+def test_a_vector_of_weights_gives_one_number_for_each_image():
+    class Vector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            return F.linear(F.relu(self.first(x)), self.weight)
+
+    converted(Vector(), images(4, 6))
