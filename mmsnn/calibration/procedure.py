@@ -157,7 +157,7 @@ def _thresholds(snn: SpikingNetwork, batches: list[Batch], chosen: Pipeline,
 def _walk(sweep: Sweep, chosen: Pipeline, report: CalibrationReport, progress: bool, observes: bool) -> None:
     """Calibrate one layer after the other; ``observes``: choose its thresholds first. Fills in the report."""
     snn, steps = sweep.snn, Progress(sweep, chosen, progress, observes)
-    calibrated: set[nn.Module] = set()
+    calibrated: set[Tensor] = set()
     try:
         for layer, row in zip(sweep, report):
             steps.layer(layer.name)
@@ -251,7 +251,7 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
         neuron.initial_potential = neuron.rule.half_level(threshold, time_steps)
 
 
-def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],
+def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[Tensor],
                     steps: 'Progress') -> tuple[float, float]:
     """Calibrate one layer of neurons on what the layers before it emit; return its error before and after."""
     neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps
