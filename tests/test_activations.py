@@ -135,6 +135,20 @@ def test_slopes_by_channel_on_maps_of_any_size():
     assert (together - ann(x)).norm() < .05 * ann(x).norm()
 
 
+def test_an_activation_of_an_activation_that_others_read_too():
+    class Chain(Net):
+        def forward(self, x):
+            y = torch.tanh(self.first(x))
+            z = F.relu6(y)
+            return self.second(y + z), self.second(z.clamp(0, .5)), self.second(z)
+
+    x, ann = images(), Chain(None).eval()
+    snn = converted(ann, x)
+    assert len(snn.neurons) == 3
+    for output, expected in zip(snn(x), ann(x)):
+        assert (output - expected).norm() < .05 * expected.norm()
+
+
 def test_what_is_used_elsewhere_does_not_vanish_in_neurons():
     def gated(net, y):
         gate = torch.sigmoid(y)

@@ -53,3 +53,11 @@ def test_other_batches_are_refused_in_one_line(batch, message):
     with pytest.raises(ValueError, match=message) as error:
         mmsnn.calibrate(mmsnn.convert(Fusion(), 4), [inputs(), batch], progress=False)
     assert 'calibration batch 1' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_images_made_in_inference_mode_calibrate_weights():
+    with torch.inference_mode():
+        x = torch.randn(2, 3, 8, 8)
+    snn = mmsnn.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), 4)
+    mmsnn.calibrate(snn, [x], 'advanced', iterations=2, progress=False)
+    assert snn.settings['weights']

@@ -519,3 +519,27 @@ def test_observing_holds_no_activations_where_parameters_require_gradients():
     snn = mmsnn.convert(Residual().eval(), 1).requires_grad_(True)
     histograms = mmsnn.observe(snn, [torch.randn(2, 3, 16, 16) for _ in range(2)])
     assert not any(each.maximum.requires_grad or each.counts.requires_grad for each in histograms.values())
+
+
+class Tied(nn.Module):
+    """Two layers of the same weights, whose first layer's activation is an output too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        y = F.relu(self.a(x))
+        return y, F.relu(self.b(y))
+
+
+def test_weights_that_two_layers_share_are_calibrated_with_the_first():
+    torch.manual_seed(0)
+    ann, x = Tied().eval(), torch.randn(4, 3, 8, 8)
+    snn = mmsnn.convert(ann, 4)
+    report = mmsnn.calibrate(snn, [x], 'advanced', progress=False, **QUICK)
+    wanted, found = ann(x)[0], snn(x)[0]
+    assert report[0].error_after < report[0].error_before
+    error = (wanted - found).square().sum() / wanted.square().sum()
+    assert error.item() == pytest.approx(report[0].error_after, rel=1e-4)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.torch_version import TorchVersion
 
 import mmsnn
@@ -354,3 +355,34 @@ def test_without_a_compiler_simulation_goes_on_and_says_so(monkeypatch, caplog):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     assert_same(fast(inputs()), plain(inputs()))
     assert "'no-such-compiler' is not to be found" in caplog.text
+
+
+class Pooled(nn.Module):
+    """A residual sum that is pooled or enlarged between convolutions."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.between = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), between
+
+    def forward(self, x):
+        y = torch.relu(self.a(x))
+        return self.b(torch.relu(self.between(y + self.b(y))))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='needs oneDNN')
+@pytest.mark.parametrize('one, other', [
+    (nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
+    (nn.Upsample(scale_factor=2, mode='bilinear'), nn.Upsample(scale_factor=2, mode='bilinear', align_corners=True))],
+    ids=['pooling', 'upsampling'])
+def test_programs_are_shared_by_what_computes_the_same_alone(one, other):
+    def programs(between):
+        ann, x = Pooled(between).eval(), inputs()
+        snn = mmsnn.convert(ann, 2)
+        mmsnn.calibrate(snn, [x], progress=False)
+        graph = snn.loop.chunk(2, snn.loop.shapes(snn.bind(x)))[0].graph_module
+        if not compiling.has_regions(graph):
+            pytest.skip('this torch compiles a chunk as a whole')
+        return {id(part) for part in compiling.in_regions(graph).children() if isinstance(part, compiling._Program)}
+
+    assert repr(one) == repr(other) and programs(one) == programs(copy.deepcopy(one))
+    assert programs(one) != programs(other)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import mmsnn
+from mmsnn.analysis.errors import channel_errors
 
 from networks import leaves, randomise_norms
 
@@ -343,7 +344,8 @@ STRUCTURES = {
     'list': lambda x, y, z: [y, z], 'dict': lambda x, y, z: {'y': y, 'z': z}, 'tuple': lambda x, y, z: (y, z),
     'OrderedDict': lambda x, y, z: OrderedDict(z=z, y=y), 'namedtuple': lambda x, y, z: Pair(y, z),
     'dataclass': lambda x, y, z: Features(y, z), 'nested': lambda x, y, z: (y, [z, {'p': Pair(z, OrderedDict(y=y))}]),
-    'None': lambda x, y, z: (y, None, 'name', 3), 'twice': lambda x, y, z: [y, y], 'input': lambda x, y, z: (x, z)}
+    'None': lambda x, y, z: (y, None, 'name', 3), 'twice': lambda x, y, z: [y, y], 'input': lambda x, y, z: (x, z),
+    'parts and sizes': lambda x, y, z: (y.chunk(2, 1), F.relu(z).split(1, 1)[1:], z.shape[-2:], y.size(1), x.shape[3])}
 
 
 @pytest.mark.parametrize('structure', STRUCTURES.values(), ids=STRUCTURES)
@@ -432,3 +434,57 @@ def test_batch_norm_as_a_function_on_vectors():
 
     snn = converted(randomise_norms(Vectors()), images(4, 6))
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in snn.network.modules())
+
+
+class Numbered(nn.Module):
+    """Modules whose paths differ in a dot and an underscore alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+        self.stem_2 = nn.Conv2d(4, 5, 1)
+        self.fire_relu = nn.Conv2d(5, 2, 1)
+
+    def forward(self, x):
+        return self.fire_relu(self.stem_2(F.relu(self.stem(x))))
+
+
+def test_modules_of_similar_names_stay_different_ones():
+    converted(Numbered())
+
+
+class Counter(nn.Module):
+    """One number for each image, which a neuron gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 1)
+        nn.init.constant_(self.fc.bias, 1.)
+
+    def forward(self, x):
+        return F.relu(self.fc(F.relu(self.conv(x)).mean((2, 3))).squeeze(1)) * 2
+
+
+@pytest.mark.parametrize('pipeline, options', [
+    ('light', dict(bias_per_step=True)), ('advanced', dict(iterations=2, potential='position')), ('rmp', {}),
+    ('none', dict(threshold='balanced')), ('signed', {}), ('differential', {})], ids=str)
+def test_a_neuron_for_each_image_is_one_channel(pipeline, options):
+    torch.manual_seed(0)
+    ann, x = Counter().eval(), images(6, 3, 8, 8)
+    snn = mmsnn.convert(ann, 32)
+    mmsnn.calibrate(snn, [x[:4], x[4:]], pipeline, progress=False, **options)
+    assert [len(neuron.threshold) for neuron in snn.neurons.values()] in ([4, 1], [1, 1])
+    assert (snn(x) - ann(x)).norm() < .05 * ann(x).norm()
+    assert [len(errors) for errors in channel_errors(snn, mmsnn.convert(ann, 1).network, [x]).values()] == [4, 1]
+
+
+def test_a_vector_of_weights_gives_one_number_for_each_image():
+    class Vector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.weight = nn.Linear(6, 8), nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            return F.linear(F.relu(self.first(x)), self.weight)
+
+    converted(Vector(), images(4, 6))

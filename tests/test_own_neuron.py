@@ -1,5 +1,5 @@
 """A kind of neuron that the package does not have is one class: everything else finds it there."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -118,3 +118,27 @@ def test_an_unknown_kind_is_refused_by_name():
     snn = mmsnn.convert(Small(), T)
     with pytest.raises(ValueError, match="neuron must be one of .*'integrate-and-fire'.*'double'.*, not 'triple'"):
         mmsnn.calibrate(snn, [torch.randn(1, 3, 8, 8)], 'none', neuron='triple', progress=False)
+
+
+@dataclass(frozen=True)
+class Late(Double):
+    """The same, silent in the first two steps."""
+
+    silent: torch.Tensor | float = 0.
+
+    def at(self, step, time_steps):
+        return replace(self, silent=1. * (step < 2))
+
+    def step(self, current, bias, state, threshold, time_steps):
+        spikes, (potential,) = super().step(current, bias, state, threshold, time_steps)
+        fired = spikes * (1 - self.silent)
+        return fired, (potential + (spikes - fired),)
+
+
+def test_it_may_do_something_else_at_each_step(monkeypatch):
+    monkeypatch.setitem(NEURONS, 'double', Late)
+    x, ann = torch.randn(4, 3, 16, 16), Small()
+    (plain, _), (light, _) = (calibrated(ann, x, pipeline) for pipeline in ('none', 'light'))
+    error = (plain.network(x) - plain(x)).mean((0, 2, 3))
+    before, after = (next(iter(snn.neurons.values())).bias for snn in (plain, light))
+    torch.testing.assert_close(after, before + error)

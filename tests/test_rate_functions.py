@@ -161,3 +161,32 @@ def test_options_without_effect_are_refused(options, message):
 
 def test_levels():
     assert make_pipeline('signed-functions', levels=13).rule(T).values == 13
+
+
+class Extremes(nn.Module):
+    """Channels weighted by what is largest along them, as convolutional block attention modules have it."""
+
+    def __init__(self, largest):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+        self.mix, self.largest = nn.Conv2d(2, 1, 3, padding=1), largest
+
+    def forward(self, x):
+        y = F.silu(self.first(x))
+        weight = torch.sigmoid(self.mix(torch.cat([y.mean(1, keepdim=True), self.largest(y)], 1)))
+        return self.last(y * weight)
+
+
+@pytest.mark.parametrize('largest', [
+    lambda y: torch.max(y, 1, keepdim=True)[0], lambda y: y.max(dim=1, keepdim=True).values,
+    lambda y: y.min(1)[0].unsqueeze(1)], ids=['max', 'values', 'min'])
+def test_the_largest_value_along_a_dimension(largest):
+    ann, x = Extremes(largest).eval(), torch.randn(4, 3, 8, 8)
+    snn = calibrated(ann, x, 32)
+    assert distance(snn.network(x), ann(x)) < 1e-5 and distance(snn(x), ann(x)) < .03
+
+
+def test_several_values_at_once_are_refused_by_name():
+    snn = calibrated(Extremes(lambda y: y.topk(2, 1)[0][:, 1:]).eval(), torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match='topk gives no single tensor'):
+        snn(torch.randn(2, 3, 8, 8))

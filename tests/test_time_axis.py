@@ -172,3 +172,25 @@ def test_values_that_are_no_tensors_pass_between_operations():
     mmsnn.calibrate(snn, [x], 'signed', progress=False)
     for value, expected in zip(leaves(snn(x)), leaves(ann(x)), strict=True):
         torch.testing.assert_close(value, expected, rtol=.02, atol=.02)
+
+
+@pytest.mark.parametrize('dimensions, layout', [(2, torch.channels_last), (3, torch.channels_last_3d)])
+def test_a_layout_in_memory_belongs_to_the_maps_of_one_step(dimensions, layout):
+    conv = getattr(nn, f'Conv{dimensions}d')
+
+    class Arranged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = conv(3, 4, 3, padding=1), conv(4, 2, 1)
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(x)).contiguous(memory_format=layout).clone(memory_format=layout))
+
+    ann, x = Arranged().eval(), torch.randn(2, 3, *[6] * dimensions)
+    snn = mmsnn.convert(ann, 64)
+    mmsnn.calibrate(snn, [x], progress=False)
+    output = snn(x)
+    assert (output - ann(x)).norm() < .05 * ann(x).norm()
+    half = mmsnn.convert(ann, 64, dtype='bfloat16')  # keeps maps of four dimensions channels last, and others not
+    half.load_state_dict(snn.state_dict())
+    assert (half(x) - output).norm() < .05 * output.norm()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import number_of, owner, processes, send
-from ..neurons.model import per_channel
+from ..neurons.model import per_channel, with_channels
 from ..neurons.thresholds import positive
 from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
@@ -38,7 +38,7 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Batch], channel_w
 
     def watch(name: str):
         def hook(_neuron: nn.Module, _inputs: tuple, activation: Tensor) -> Tensor:
-            values = activation.movedim(1, 0).flatten(1) if channel_wise else activation.reshape(1, -1)
+            values = with_channels(activation).movedim(1, 0).flatten(1) if channel_wise else activation.reshape(1, -1)
             threshold = thresholds.get(name, values.new_zeros(len(values)))
             thresholds[name] = threshold + 2 * (values - threshold[:, None]).relu().mean(1)
             return torch.minimum(activation, per_channel(thresholds[name], activation))

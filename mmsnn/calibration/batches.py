@@ -82,6 +82,12 @@ def _checked(batches: Iterable[Batch], device: torch.device, network: nn.Module 
                 raise ValueError(f'calibration batch {index} has {len(values)} inputs, the network takes '
                                  f'{signature}: {error}. Give the inputs alone, without labels') from None
         if isinstance(batch, Mapping):
-            yield {name: value.to(device) for name, value in batch.items()}
+            yield {name: _plain(value, device) for name, value in batch.items()}
         else:
-            yield tuple(value.to(device) for value in batch) if several else batch.to(device)  # type: ignore[union-attr]
+            yield tuple(_plain(value, device) for value in batch) if several else _plain(values[0], device)
+
+
+def _plain(value: Tensor, device: torch.device) -> Tensor:
+    """An input that the gradient descent on weights may read, also where it was made in inference mode."""
+    value = value.detach().to(device)
+    return value.clone() if value.is_inference() else value

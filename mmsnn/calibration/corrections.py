@@ -7,6 +7,7 @@ from torch import Tensor
 from ..distributed import largest as largest_of_all
 from ..distributed import total
 from ..neurons.layer import IFNeuron
+from ..neurons.model import with_channels
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import positive
 from .walk import Layer
@@ -42,7 +43,7 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
     for index in range(len(layer.sweep.batches)) if by_position else layer.sweep.indices():
         activation = layer.activation(index)
         rate, by_step = layer.rate(index, keep, pipeline.bias_per_step)
-        error, axis = activation - rate, layer.neuron.channel_axis
+        error, axis = with_channels(activation - rate), layer.neuron.channel_axis
         if index not in layer.norms:
             layer.norms[index] = activation.square().sum(dtype=torch.float64)
         found[index] = [torch.stack([
@@ -87,7 +88,7 @@ def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
     largest: Tensor | None = None
     for index in layer.sweep.indices():
         for currents in layer.currents(index):
-            found = currents.movedim(2, 0).flatten(1).amax(1)
+            found = with_channels(currents, 3).movedim(2, 0).flatten(1).amax(1)
             largest = found if largest is None else torch.maximum(largest, found)
         steps.update()
     assert largest is not None

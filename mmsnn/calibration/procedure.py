@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..distributed import agree, gather
 from ..neurons.layer import IFNeuron
+from ..neurons.model import with_channels
 from ..neurons.pipelines import Pipeline, make_pipeline, usual_pipeline
 from ..neurons.thresholds import ActivationHistogram
 from ..progress import progress_bar
@@ -156,7 +157,7 @@ def _thresholds(snn: SpikingNetwork, batches: list[Batch], chosen: Pipeline,
 def _walk(sweep: Sweep, chosen: Pipeline, report: CalibrationReport, progress: bool, observes: bool) -> None:
     """Calibrate one layer after the other; ``observes``: choose its thresholds first. Fills in the report."""
     snn, steps = sweep.snn, Progress(sweep, chosen, progress, observes)
-    calibrated: set[nn.Module] = set()
+    calibrated: set[Tensor] = set()
     try:
         for layer, row in zip(sweep, report):
             steps.layer(layer.name)
@@ -218,7 +219,7 @@ def observe_layer(layer: Layer, steps: Steps) -> ActivationHistogram:
 
 def _add(histogram: ActivationHistogram | None, name: str, neuron: IFNeuron, activation: Tensor) -> ActivationHistogram:
     """Add a layer's activations to its histogram, or to a new one."""
-    activation = activation.movedim(neuron.channel_axis, 1)
+    activation = with_channels(activation).movedim(neuron.channel_axis, 1)
     if neuron.activation is not None:  # it may be negative; so may what differential neurons send
         activation = activation.abs()
     if histogram is None:
@@ -250,7 +251,7 @@ def set_threshold(neuron: IFNeuron, threshold: Tensor, pipeline: Pipeline, time_
         neuron.initial_potential = neuron.rule.half_level(threshold, time_steps)
 
 
-def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[nn.Module],
+def calibrate_layer(layer: Layer, pipeline: Pipeline, calibrated: set[Tensor],
                     steps: 'Progress') -> tuple[float, float]:
     """Calibrate one layer of neurons on what the layers before it emit; return its error before and after."""
     neuron, time_steps = layer.neuron, layer.sweep.snn.time_steps

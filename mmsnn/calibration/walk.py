@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ..machine import return_freed_memory
-from ..neurons.model import State
+from ..neurons.model import State, with_channels
 from ..simulation.loop import TimeLoop, chunk_steps_for
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
@@ -169,10 +169,11 @@ class Layer:
             for step, (current, spike) in enumerate(zip(currents, spikes), start):
                 if neuron.bias.ndim > 1:
                     bias = neuron.per_channel(neuron.bias[step], total)
-                rule.step_in_place(current, bias, state, threshold, snn.time_steps, spike)
+                rule.at(float(step), snn.time_steps).step_in_place(current, bias, state, threshold, snn.time_steps,
+                                                                   spike)
                 total += spike
             if each_step:
-                by_step.append(spikes.movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
+                by_step.append(with_channels(spikes, 3).movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
             if keep:
                 pack_spikes(planes, spikes, threshold, start, rule.lowest)
             start += len(spikes)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..distributed import number_of, owner, processes, send
+from ..neurons.model import with_channels
 from ..neurons.pipelines import Pipeline
 from ..simulation.operations import NORMS
 from ..simulation.plan import Env, Plan, is_neuron
@@ -12,21 +13,25 @@ from .corrections import Errors, Steps, measure
 from .walk import Block
 
 
-def improve_weights(block: Block, pipeline: Pipeline, calibrated: set[nn.Module], errors: Errors,
+def improve_weights(block: Block, pipeline: Pipeline, calibrated: set[Tensor], errors: Errors,
                     steps: Steps) -> Errors:
     """Calibrate the weights of a block, but keep the old ones unless the simulated error becomes smaller.
 
     Args:
         block: of one layer or, where the pipeline is ``blockwise``, of several.
         pipeline, steps: as in :func:`calibrate_layer`.
-        calibrated: modules that have been calibrated; none is calibrated twice. Updated in place.
+        calibrated: weights that have been calibrated; none is calibrated twice, whichever modules share it. Updated in
+            place.
         errors: what :func:`measure` returned for the block's last layer as it is.
 
     Returns:
         What it returns for that layer as it is then.
     """
-    owned = [module for module in weighted_modules(block.plan) if module not in calibrated]
-    calibrated.update(owned)
+    owned = []
+    for module in weighted_modules(block.plan):
+        if module.get_parameter('weight') not in calibrated:
+            calibrated.add(module.get_parameter('weight'))
+            owned.append(module)
     values = tuned_values(block, owned, pipeline)
     saved = [value.detach().clone() for value in values]
     descend(block, values, pipeline, steps)
@@ -86,7 +91,7 @@ def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps
                 target, inputs = layer.activation(index), segment.inputs(index)
                 with torch.enable_grad():
                     rate = layer.neuron.rate(segment.behind.analog(inputs, quantised=True)[layer.current])
-                    loss = (target - rate).square().sum(1).mean()
+                    loss = with_channels(target - rate).square().sum(1).mean()
                 loss.backward()
             else:
                 for value in values:

@@ -58,9 +58,11 @@ def place_everywhere(network: fx.GraphModule, include: list[str], exclude: list[
                          f'is not affine: {sorted(unmatched)}')
     refuse_random(graph, selected)
     raw = raw_values(graph, depends)
+    placed: dict[fx.Node, fx.Node] = {}  # an activation may be that of another one, which others read as well
     for region in Regions(graph, depends).find(selected):
         if region.source not in raw or any(map(is_activation, region.nodes)):
-            _replace(network, region)
+            source = placed.get(region.source, region.source)
+            placed[region.nodes[-1]] = _replace(network, region._replace(source=source))
     graph.eliminate_dead_code()
     graded = _reach_weights(network, selected)
     if graded:
@@ -116,8 +118,8 @@ def refuse_random(graph: fx.Graph, selected: set[fx.Node]) -> None:
             'traced where it decides by sizes: example=..., an input or its shape.')
 
 
-def _replace(network: fx.GraphModule, region: Region) -> None:
-    """Put neurons in the place of a region."""
+def _replace(network: fx.GraphModule, region: Region) -> fx.Node:
+    """Put neurons in the place of a region; return the node that calls them."""
     graph, last = network.graph, region.nodes[-1]
     ceiling = relu_ceiling(last) if len(region.nodes) == 1 else None
     neuron = IFNeuron(activation=activation_of(region, network)) if ceiling is None else IFNeuron(ceiling)
@@ -127,6 +129,7 @@ def _replace(network: fx.GraphModule, region: Region) -> None:
     last.replace_all_uses_with(node)
     for inner in reversed(region.nodes):
         graph.erase_node(inner)
+    return node
 
 
 def _call(network: fx.GraphModule, neuron: IFNeuron, name: str, source: fx.Node) -> fx.Node:

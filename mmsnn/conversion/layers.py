@@ -62,7 +62,7 @@ def _layer(network: fx.GraphModule, node: fx.Node, given: dict[str, Any]) -> nn.
     if node.target is F.batch_norm:
         return _batch_norm(values) if values['running_mean'] is not None and not values['training'] else None
     if node.target in (*CONVOLUTIONS, F.linear):
-        if 'weight' not in tensors or values['input'] is not varying[0]:
+        if 'weight' not in tensors or values['input'] is not varying[0] or values['weight'].ndim < 2:
             return None
         return _linear(values['weight'], values['bias']) if node.target is F.linear else _convolution(
             CONVOLUTIONS[node.target], values)

@@ -14,7 +14,7 @@ from .constants import drop_unused, fold_constants
 from .folding import fold_batch_norm, pool_before_static_relu, qualified_names
 from .graded import place_everywhere
 from .layers import layers_from_functions
-from .spelling import spell_rectifiers
+from .spelling import spell_extremes, spell_rectifiers
 from .tracing import ConversionError, trace
 
 
@@ -75,6 +75,7 @@ def convert(ann: nn.Module, time_steps: int, *, include: str | Iterable[str] = '
     layers_from_functions(network)
     fold_batch_norm(network)
     spell_rectifiers(network)
+    spell_extremes(network)
     pool_before_static_relu(network)
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     graded: list[str] = []

@@ -1,6 +1,9 @@
-"""ReLU and ReLU6 have many spellings; write those that are functions in one."""
+"""ReLU and ReLU6 have many spellings; write those that are functions in one. So have the largest values."""
 import math
+import operator
+from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import fx
 
@@ -32,3 +35,23 @@ def _write(node: fx.Node, source: fx.Node, ceiling: float) -> None:
     """Turn a node into the call of a rectifier; it keeps its name, by which patterns know it."""
     node.op, node.target = 'call_function', F.relu if math.isinf(ceiling) else F.hardtanh
     node.args, node.kwargs = (source,) if math.isinf(ceiling) else (source, 0., ceiling), {}
+
+
+def spell_extremes(network: fx.GraphModule) -> None:
+    """Write the largest or least values along a dimension, ``x.max(1)[0]``, as ``torch.amax(x, 1)``.
+
+    ``max`` gives two tensors, of which a rate code can follow the first alone: nobody may ask where the values are.
+    """
+    for node in list(network.graph.nodes):
+        extreme = EXTREMES.get(node.target)
+        values = [user for user in node.users if user.target is operator.getitem and user.args[1] == 0
+                  or user.target is getattr and user.args[1] == 'values']
+        if extreme is None or len(node.args) < 2 or not isinstance(node.args[1], int) or len(values) < len(node.users):
+            continue
+        node.op, node.target = 'call_function', extreme
+        for user in values:
+            user.replace_all_uses_with(node)
+            network.graph.erase_node(user)
+
+
+EXTREMES: dict[object, Callable] = {torch.max: torch.amax, 'max': torch.amax, torch.min: torch.amin, 'min': torch.amin}

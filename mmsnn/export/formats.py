@@ -135,7 +135,8 @@ class Simulation(nn.Module):
 
         states, _ = scan(advance, states, [first, *biases])
         sums = {entry.node: value for entry, value in zip(self.chunk.kept, states) if entry.kind == 'output'}
-        return tuple(torch.utils._pytree.tree_flatten(self.snn._outputs(sums, static, time_steps, self.shift))[0])
+        values = torch.utils._pytree.tree_flatten(self.snn._outputs(sums, static, time_steps, self.shift))[0]
+        return tuple(value for value in values if isinstance(value, Tensor))
 
     def _start(self, entry: Kept, input: Tensor) -> Tensor:
         node = entry.node if entry.kind != 'sum' else self.chunk.running_inputs(entry.node)[entry.number]

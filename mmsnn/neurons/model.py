@@ -219,5 +219,13 @@ def per_channel(value: Tensor, x: Tensor, axis: int = 1) -> Tensor:
     return value.view(-1, *[1] * (x.ndim - 2)) if value.ndim == 1 and axis == 1 else value
 
 
+def with_channels(x: Tensor, dimensions: int = 2) -> Tensor:
+    """Values of neurons, (N, C, ...), as they are; of one neuron for each image, (N,), as one channel, (N, 1).
+
+    ``dimensions``: the least number of them; 3 for the values of several steps, (K, N, C, ...).
+    """
+    return x.unsqueeze(-1) if x.ndim < dimensions else x
+
+
 NEURONS: dict[str, type[NeuronModel]] = {}
 """Kinds of neurons by the name that :class:`mmsnn.Pipeline` gives as ``neuron``; to add one, see docs/extending.md."""

@@ -41,6 +41,7 @@ class Builder:
         self.given: dict[fx.Node, fx.Node] = {}  # the same as it was
         self.codes: dict[fx.Node, list[fx.Node]] = {}  # what neurons hand on at each step, as bytes
         self.decoders: dict[fx.Node, str] = {}
+        self.called: dict[str, str] = {}  # the network's own modules, by their names there
         self.counts: list[fx.Node] = []
 
     def build(self, record: bool, each_step: bool, in_place: bool) -> fx.GraphModule:
@@ -114,6 +115,7 @@ class Builder:
         return self.constant[node]
 
     def _buffer(self, name: str, value: Tensor) -> fx.Node:
+        name = self._free(name)
         self.root.register_buffer(name, value)
         return self.graph.get_attr(name)
 
@@ -145,7 +147,14 @@ class Builder:
             self.together[node] = values[0]
 
     def _module(self, name: str, module: nn.Module) -> str:
+        name = self._free(name)
         self.root.add_module(name, module)
+        return name
+
+    def _free(self, name: str) -> str:
+        """A name that nothing has yet: ``stem.0`` and ``stem_0`` are two modules."""
+        while hasattr(self.root, name):
+            name += '_'
         return name
 
     def _merged(self, node: fx.Node) -> fx.Node:
@@ -163,12 +172,14 @@ class Builder:
         if node.op == 'call_method' and node.target == 'view' and not isinstance(node.args[1], torch.dtype):
             copied.target = 'reshape'  # what lies in memory channels last has no such view
         if node.op == 'call_module':
-            copied.target = str(node.target).replace('.', '_')
-            if not hasattr(self.root, copied.target):
+            name = str(node.target)
+            if name not in self.called:
                 module = self.plan.modules[node]
                 if not self.chunk.share:
                     module = copy.deepcopy(module)
-                self.root.add_module(copied.target, module if self.dtype is None else module.to(self.dtype))
+                self.called[name] = self._module(
+                    name.replace('.', '_'), module if self.dtype is None else module.to(self.dtype))
+            copied.target = self.called[name]
         return copied
 
     def _fire(self, node: fx.Node, kept: dict, update: Callable, bias: fx.Node | None, first: fx.Node,

@@ -57,6 +57,10 @@ class Chunk:
         # Where sums are handed on, what is not affine works on sums, as in the ANN.
         self.sums = any(plan.modules[node].rule.coding == 'differential' for node in self.neurons)
         self.running = set() if self.sums else plan.running
+        for node in self.running:
+            if node not in dimensions:
+                raise ValueError(f'{node.name} gives no single tensor, whose mean over time a rate code could follow: '
+                                 "use a function that gives one, or pipeline='differential'")
         for node in plan.varying:
             if is_neuron(node):
                 neuron = plan.modules[node]

@@ -226,7 +226,7 @@ class _Region:
                 new[node] = self._graph.node_copy(node, new.__getitem__)
                 if node in called:
                     self._root.add_module(str(node.target), called[node])
-                    target = repr(called[node])
+                    target = _described(called[node])
             arguments = map_arg((node.args, node.kwargs), lambda arg: _Number(numbers[arg]))
             key.append((node.op, target, repr(arguments)))
         self._graph.output([new[node] for node in self.outputs])
@@ -255,6 +255,12 @@ class _Number(int):
 
     def __repr__(self) -> str:
         return f'node {int(self)}'
+
+
+def _described(module: nn.Module) -> str:
+    """All that one of torch's modules without tensors computes by: poolings and upsamplings do not show all of it."""
+    options = {name: value for name, value in vars(module).items() if not name.startswith('_')}
+    return f'{type(module).__name__} {options}'
 
 
 def _choices(firing: Firing) -> tuple:

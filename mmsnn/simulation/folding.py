@@ -59,6 +59,8 @@ def folding_of(node: fx.Node, varies: Collection[fx.Node], dimensions: Mapping[f
         return EACH_STEP
     own = {dimensions[arg] for arg in inputs}
     if node.op != 'call_module' and node.target in _ELEMENTWISE:
+        if any(isinstance(value, torch.memory_format) for value in (*node.args, *node.kwargs.values())):
+            return EACH_STEP  # channels last belongs to maps of four dimensions
         static = [dimensions.get(arg, 0) for arg in node.all_input_nodes if arg not in varies]
         return BROADCAST if len(own) == 1 and max(static, default=0) <= max(own) else EACH_STEP
     if len(own) == 1 and _keeps_dimension_0(node, inputs, max(own)):

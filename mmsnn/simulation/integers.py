@@ -104,11 +104,11 @@ def round_network(plan: Plan) -> None:
     Thresholds must have been chosen. Calibrating bias and potential afterwards absorbs the error of rounding.
     """
     layers = integer_layers(plan)
-    calls = Counter(plan.modules[node] for node in plan.varying)
+    uses = Counter(id(getattr(module, 'weight', None)) for module in plan.modules.values())
     for node, source in layers.items():
-        if calls[plan.modules[node]] > 1:  # behind neurons of several thresholds: rounded for each call by itself
-            continue
         conv, threshold = plan.modules[node], plan.modules[source].threshold
+        if uses[id(conv.weight)] > 1:  # behind neurons of several thresholds: rounded for each call by itself
+            continue
         integers, scale = round_weights(conv.weight, threshold, conv.groups)
         shape = -1, *[1] * (conv.weight.ndim - 1)
         rounded = integers.double() * scale.double().view(shape) / _of_inputs(conv.weight, threshold, conv.groups)

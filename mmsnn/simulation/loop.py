@@ -148,7 +148,7 @@ class TimeLoop:
                           share=not self.fast, tiled=not self.fast, integers=self.integers, whole=whole)
             module: nn.Module = chunk.graph_module
             if self.fast:
-                module = module.to(memory_format=torch.channels_last)
+                module._apply(_channels_last_weights)
             compiles = self.compile and not chunk.is_native
             self._chunks[key] = chunk, self.program(
                 module, self._held[0].device, not self.integers) if compiles else module
@@ -218,6 +218,11 @@ def chunk_steps_for(example: Tensor, time_steps: int) -> int:
     """
     budget = 2 ** 23 if example.is_cuda else 2 ** 19
     return max(1, min(time_steps, budget // max(1, example.numel())))
+
+
+def _channels_last_weights(x: Tensor) -> Tensor:
+    # Not by Module.to(memory_format=...), which refuses the weights of 3-D convolutions.
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _channels_last(x):
