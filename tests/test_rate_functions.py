@@ -159,6 +159,24 @@ def test_options_without_effect_are_refused(options, message):
         make_pipeline('signed-functions', **options)
 
 
+def test_what_has_no_mean_over_time_is_refused_by_name():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            y = F.relu(self.first(x))
+            return self.second(torch.where(y > y.mean(), y, 0.))
+
+    ann, x = Gated().eval(), torch.randn(2, 3, 12, 12)
+    snn = mmsnn.convert(ann, 32, coding='differential')
+    mmsnn.calibrate(snn, [x], 'differential', progress=False)
+    assert distance(snn(x), ann(x)) < .1
+    with pytest.raises(ValueError, match='gt gives torch.bool, which has no mean over time'):
+        calibrated(ann, x)(x)
+
+
 def test_levels():
     assert make_pipeline('signed-functions', levels=13).rule(T).values == 13
 

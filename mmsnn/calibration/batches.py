@@ -66,7 +66,7 @@ def _checked(batches: Iterable[Batch], device: torch.device, network: nn.Module 
     signature = None if network is None else inspect.signature(network.forward)
     for index, batch in enumerate(batches):
         several = isinstance(batch, (tuple, list, Mapping))
-        values = tensors_of(batch) if several else [batch]
+        values: list[Any] = tensors_of(batch) if several else [batch]
         for value in values or [batch]:
             if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2 or not len(value):
                 what = f'{tuple(value.shape)} of {value.dtype}' if isinstance(value, Tensor) else type(value).__name__

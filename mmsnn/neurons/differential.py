@@ -16,6 +16,7 @@ from .thresholds import ActivationHistogram, positive
 CANDIDATES = 64  # ranges that are tried for each channel
 LARGEST = 2.  # of them, in largest activations
 RESOLUTION = 32  # entries of a table for each h
+LARGEST_SIZE = 2 ** 15  # of a spike, in thresholds: what float32 still tells apart, and tables hold
 NARROW_STEPS = 3  # from this one on the dead zone has its final width
 
 
@@ -78,6 +79,9 @@ class Differential(NeuronModel):
                              'on sizes no longer shrink')
         if pipeline.settling_steps < 1:
             raise ValueError(f'settling_steps must be at least 1, not {pipeline.settling_steps}')
+        if (highest := cls.of(pipeline, 1).highest) > LARGEST_SIZE:
+            raise ValueError(f'the largest spike is worth {highest} thresholds, and may be worth {LARGEST_SIZE} at most: '
+                             'choose fewer sizes, or less shrinking in fewer settling_steps')
         if pipeline.threshold not in ('mmse', 'max'):
             raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
                              "choose 'mmse' or 'max'")

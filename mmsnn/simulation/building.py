@@ -243,7 +243,7 @@ class Builder:
             means = {arg: graph.call_function(_divide, (value, scale, self.dtype)) for arg, value in sums.items()}
             given = {arg: means[arg] if arg in means else self.at(arg, step) for arg in node.all_input_nodes}
             value = self._call(node, given.__getitem__)
-            scaled = graph.call_function(_multiply, (value, scale))
+            scaled = graph.call_function(_multiply, (value, scale, node.name))
             change = graph.call_function(torch.sub, (scaled, total))
             outputs.append(change if self.dtype is None else graph.call_function(_cast, (change, self.dtype)))
             total = scaled
@@ -277,5 +277,8 @@ def _divide(x: Tensor, count: Tensor | float, dtype: torch.dtype | None) -> Tens
     return x / count if dtype is None else (x / count).to(dtype)
 
 
-def _multiply(x: Tensor, count: Tensor | float) -> Tensor:
+def _multiply(x: Tensor, count: Tensor | float, name: str) -> Tensor:
+    if not x.is_floating_point():
+        raise ValueError(f"{name} gives {x.dtype}, which has no mean over time that a rate code could follow: "
+                         "use pipeline='differential'")
     return x * count if x.dtype == torch.float64 else x.float() * count
