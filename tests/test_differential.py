@@ -288,7 +288,7 @@ def test_thresholds_for_more_steps_are_finer_and_round_less_in_the_end():
         means.append(report[0].threshold)
     assert means[1] < .9 * means[0] and errors[1] < .9 * errors[0]
     with pytest.raises(ValueError, match='the largest spike is worth 1048576 thresholds'):
-        make_pipeline('differential', shrinking=2, settling_steps=16)
+        mmsnn.Pipeline(neuron='differential', sizes=6, shrinking=2, settling_steps=16)
     with pytest.raises(ValueError, match='settling_steps must be at least 1'):
         mmsnn.Pipeline(neuron='differential', settling_steps=0)
 

@@ -80,8 +80,8 @@ class Differential(NeuronModel):
         if pipeline.settling_steps < 1:
             raise ValueError(f'settling_steps must be at least 1, not {pipeline.settling_steps}')
         if (highest := cls.of(pipeline, 1).highest) > LARGEST_SIZE:
-            raise ValueError(f'the largest spike is worth {highest} thresholds, and may be worth {LARGEST_SIZE} at most: '
-                             'choose fewer sizes, or less shrinking in fewer settling_steps')
+            raise ValueError(f'the largest spike is worth {highest} thresholds, and may be worth {LARGEST_SIZE} at '
+                             'most: choose fewer sizes, or less shrinking in fewer settling_steps')
         if pipeline.threshold not in ('mmse', 'max'):
             raise ValueError(f'threshold={pipeline.threshold!r} has no effect on neurons of kind {pipeline.neuron!r}: '
                              "choose 'mmse' or 'max'")
