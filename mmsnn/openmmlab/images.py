@@ -37,7 +37,8 @@ def data_set(cfg: Config, own: dict | None) -> dict:
     if dataset is None:
         raise ValueError('the config has no train_dataloader to draw calibration images from: give CalibrationHook a '
                          'dataset, or images')
-    if own is None or find_pipeline(dataset) is None:
+    # One of the user's own may give what needs no transforms, as the test's then does too.
+    if own is None or find_pipeline(dataset) is None and find_pipeline(cfg.test_dataloader.dataset) is not None:
         replace_pipeline(dataset, test_pipeline(cfg))
     return dataset
 
