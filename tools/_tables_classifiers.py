@@ -1,7 +1,8 @@
 """Commands of the tables about classifiers; see tools/_tables.py."""
 from shlex import quote
 
-from _tables_classifier_rows import DELAYED, EARLIER, INGREDIENTS, VGG_SWEEPS, exported, layer_by_layer, of_a_classifier
+import _tables_classifier_rows as rows
+from _tables_classifier_rows import DELAYED, INGREDIENTS, exported, layer_by_layer, of_a_classifier
 
 from mmsnn.experiments import readers as read
 from mmsnn.experiments.readers import sweep
@@ -37,9 +38,8 @@ CLASSIFIERS = [
         read.stored(f'{REPORTS}/vgg16bn_snn-none_cifar10/report.json', layer_by_layer), ('data/cifar10', VGG), 5),
     Table('docs/paper_networks.md', 'VGG-16 with BN, every', tuple(sweep(
         f'configs/vgg/vgg16bn_snn-none_cifar10-fifth.py {VGG}', folder, f'--time-steps {arguments} --cfg-options '
-        'model.dtype=bfloat16 model.compile=True') for folder, arguments in VGG_SWEEPS.items()), read.together(
-            read.swept('vgg16bn-light', 'accuracy', {'`light`': 'light'}),
-            read.swept('vgg16bn-earlier', 'accuracy', EARLIER)), ('data/cifar10', VGG), 150),
+        'model.dtype=bfloat16 model.compile=True') for folder, arguments in rows.VGG_SWEEPS.items()), read.together(
+            *(read.swept(folder, 'accuracy', named) for folder, named in rows.VGG_ROWS.items())), ('data/cifar10', VGG), 150),
     Table('docs/paper_networks.md', 'network | top-1', (
         'python tools/test.py configs/resnet_cifar/resnet20-4x_cifar10.py checkpoints/resnet20-4x_cifar10.pth',),
         read.printed(('ResNet-20 (4x), `configs/resnet_cifar/resnet20-4x_cifar10.py`',
