@@ -39,7 +39,7 @@ CLASSIFIERS = [
     Table('docs/paper_networks.md', 'VGG-16 with BN, every', tuple(sweep(
         f'configs/vgg/vgg16bn_snn-none_cifar10-fifth.py {VGG}', folder, f'--time-steps {arguments} --cfg-options '
         'model.dtype=bfloat16 model.compile=True') for folder, arguments in rows.VGG_SWEEPS.items()), read.together(
-            *(read.swept(folder, 'accuracy', named) for folder, named in rows.VGG_ROWS.items())), ('data/cifar10', VGG), 150),
+            *(read.swept(part, 'accuracy', each) for part, each in rows.VGG_ROWS.items())), ('data/cifar10', VGG), 150),
     Table('docs/paper_networks.md', 'network | top-1', (
         'python tools/test.py configs/resnet_cifar/resnet20-4x_cifar10.py checkpoints/resnet20-4x_cifar10.pth',),
         read.printed(('ResNet-20 (4x), `configs/resnet_cifar/resnet20-4x_cifar10.py`',
