@@ -53,12 +53,18 @@ def save_json(value, path: Path) -> None:
         temporary.write_text(json.dumps(value, indent=1, default=methodcaller('tolist')))
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *sources: str | Path) -> None:
     """Find out before the work, not after it, whether a file can be written; makes its folder.
 
+    Args:
+        path: the file.
+        sources: files that the work reads, and that it must leave as they are.
+
     Raises:
-        SystemExit: It cannot.
+        SystemExit: It cannot, or is one of the sources.
     """
+    if any(os.path.exists(source) and path.exists() and path.samefile(source) for source in sources):
+        sys.exit(f"'{path}' is read, and would be lost: name another file to write")
     if path.is_dir():
         sys.exit(f"'{path}' is a folder: name the file to write")
     try:

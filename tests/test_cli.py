@@ -22,7 +22,7 @@ from mmsnn.experiments.jobs import run_jobs
 from mmsnn.experiments.methods import parse_pipeline
 from mmsnn.export.formats import NEEDS
 from mmsnn.machine import CORES
-from mmsnn.mistakes import mistake_of
+from mmsnn.mistakes import Mistake, mistake_of
 from mmsnn.simulation.settings import read_settings
 
 from networks import randomise_norms
@@ -191,6 +191,8 @@ def test_workers_pass_mistakes_on_and_bugs_too():
         list(run_jobs(parse_pipeline, [('light',), ('heavy',)], 1))
     with pytest.raises(ZeroDivisionError):
         list(run_jobs(operator.truediv, [(1, 0)], 1))
+    with pytest.raises(Mistake, match='^a worker process was killed, as a system does that runs out of memory'):
+        list(run_jobs(os._exit, [(9,)], 1))
     assert dict(os.environ) == before, 'what is meant for workers reaches no other process'
 
 

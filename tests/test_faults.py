@@ -29,6 +29,7 @@ from mmpretrain.utils import register_all_modules
 
 import mmsnn
 from mmsnn.calibration.store import Store
+from mmsnn.cli import main
 from mmsnn.files import check_writable, save_checkpoint, save_json, write_file
 from mmsnn.mistakes import mistake_of
 from mmsnn.openmmlab.checkpoints import check_checkpoint
@@ -310,6 +311,22 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
             check_writable(path)
     check_writable(tmp_path / 'new' / 'out.pth')
     assert list((tmp_path / 'new').iterdir()) == []
+
+
+@pytest.mark.parametrize('command', [
+    ['calibrate', 'config.py', 'ann.pth', '-o'], ['synthesise', 'config.py', 'ann.pth', '--size', '8', '8', '-o'],
+    ['export', 'config.py', 'ann.pth', '--format', 'onnx', '-o'], ['publish-checkpoint', 'ann.pth'],
+    ['convert-checkpoint', 'config.py', 'ann.pth']])
+def test_no_command_writes_over_what_it_reads(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, 'ann.pth')
+    Path('config.py').write_text('model = dict()\n')
+    Path('linked.pth').symlink_to('ann.pth')
+    before = Path('ann.pth').read_bytes()
+    for name in ('ann.pth', './ann.pth', 'linked.pth'):
+        with pytest.raises(SystemExit, match=f"'{Path(name)}' is read, and would be lost: name another file"):
+            main([*command, name])
+    assert Path('ann.pth').read_bytes() == before
 
 
 # --- images ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     from ..openmmlab.checkpoints import check_checkpoint
     from ..openmmlab.scripts import load_calibrated
     check_checkpoint(args.checkpoint)
-    check_writable(args.out)
+    check_writable(args.out, args.config, args.checkpoint)
     runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher,
                                           anew=True)
     if is_main_process():

@@ -18,8 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..files import check_writable
     from ..openmmlab.checkpoints import convert_checkpoint
     from ..openmmlab.scripts import read_config
+    check_writable(args.out, args.config, args.checkpoint)
     try:
         names = convert_checkpoint(read_config(args.config), args.checkpoint, args.out)
     except ValueError as error:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from ..openmmlab.checkpoints import check_checkpoint
     from ..openmmlab.scripts import load_calibrated, only_part
     check_checkpoint(args.checkpoint)
-    check_writable(args.out)
+    check_writable(args.out, args.config, args.checkpoint)
     runner, model, _ = load_calibrated(args.config, args.checkpoint, args.cfg_options)
     snn = only_part(model).snn
     if args.size is None:

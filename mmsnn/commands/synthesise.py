@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from ..openmmlab.checkpoints import check_checkpoint
     from ..openmmlab.scripts import only_part, read_config
     check_checkpoint(args.checkpoint)
-    check_writable(args.out)
+    check_writable(args.out, args.config, args.checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     runner = Runner.from_cfg(cfg)

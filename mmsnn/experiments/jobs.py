@@ -3,12 +3,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context
 
 from ..machine import CORES, keep_freed_memory
-from ..mistakes import mistake_of
+from ..mistakes import Mistake, mistake_of
 
 # What the user has set: beside other work, threads that wait for each other take many times longer than one.
 THREADS = int(os.environ.get('OMP_NUM_THREADS') or 0)
@@ -24,6 +25,7 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
 
     Raises:
         SystemExit: a job found a mistake of the user's; its message says which.
+        Mistake: a worker was killed, as a system does that runs out of memory.
     """
     workers = max(1, min(workers, len(jobs)))
     threads = THREADS or max(1, CORES // workers)
@@ -35,6 +37,10 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise Mistake('a worker process was killed, as a system does that runs out of memory: run fewer at a time '
+                          '(--workers), or smaller batches of images. What is finished is kept; the same command goes on '
+                          'from there') from error
         except BaseException:
             pool.shutdown(cancel_futures=True, wait=False)
             raise
