@@ -1,5 +1,6 @@
 """Detectors that are put together otherwise than those of the zoo's configs here, thin and with random weights."""
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,15 @@ def test_detector_loads_predicts_and_is_calibrated(build, parts, detector_only):
     again = MODELS.build(dict(type='mmsnn.SpikingDetector', time_steps=8, coding='differential', detector=detector))
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(found(again.eval()).scores, found(model).scores)
+
+
+@pytest.mark.parametrize('build, named', [
+    (double_heads, None), (embeddings, r': bbox_head \(DeformableDETRHead\), encoder \(.*\), decoder \(')])
+def test_networks_that_are_no_parts_are_named_in_the_log(monkeypatch, build, named):
+    said = []
+    monkeypatch.setattr('mmsnn.openmmlab.detector.print_log', lambda text, *_: said.append(text))
+    MODELS.build(dict(type='mmsnn.SpikingDetector', time_steps=8, coding='differential', detector=build()))
+    assert not said if named is None else len(said) == 1 and re.search(f'stays analog.*{named}', said[0]), said
 
 
 def test_what_cannot_be_traced_is_named_with_the_way_out(monkeypatch):

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from ..conversion.tracing import ConversionError
+from ..simulation.weighted import has_weights
 from .parts import Dense, RoIPart, SpikingPart
 from .registry import MODELS
 from .wrapper import spiking_parts, twin_of
@@ -66,6 +67,7 @@ class SpikingDetector(BaseModel):
                        compile=compile, **({} if coding == 'rate' else dict(coding=coding)))
         found = dense_modules(ann) + [ROI_HEAD] * hasattr(ann, ROI_HEAD)
         chosen = check_parts(type(ann).__name__, found, found if parts is None else parts)
+        say_analog(ann, found)
         # Outside of _modules: the mmdet detector that calls the parts. What it calls is a module of this one, too.
         self._detector = (twin_of(ann),)
         own_tensors(self, ann)
@@ -134,6 +136,7 @@ class SpikingDetector(BaseModel):
                                    exclude=own['exclude'], **options)
             return part, twin_of(ann, forward=part.__call__)
 
+        say_analog(roi_head, IN_ROI_HEAD, f'{ROI_HEAD}.')
         twin = twin_of(roi_head)
         home = own_tensors(nn.Module(), roi_head)
         for name, child in roi_head.named_children():
@@ -203,6 +206,14 @@ def check_parts(detector: str, found: list[str], wanted: Sequence[str]) -> list[
         raise ValueError(f'parts={tuple(wanted)}: {dense[-1]} spikes only together with all before it, '
                          f'{tuple(found[:found.index(dense[-1]) + 1])}')
     return chosen
+
+
+def say_analog(module: nn.Module, found: Sequence[str], prefix: str = '') -> None:
+    """Say in the log which networks are none of the parts that can spike, such as a transformer's decoder."""
+    left = [f'{prefix}{name} ({type(child).__name__})' for name, child in module.named_children()
+            if name not in found and any(map(has_weights, child.modules()))]
+    if left:
+        print_log(f'stays analog, as it sees more than feature maps or proposals: {", ".join(left)}', 'current')
 
 
 def takes_options(module: nn.Module) -> bool:
