@@ -133,3 +133,23 @@ def test_a_rule_that_returns_nonsense_is_named(rule, returned):
     rule(lambda histogram, time_steps, rounding: returned)
     with pytest.raises(ValueError, match="rule 'own' must return one finite number for each of 2 channels"):
         choose_threshold(histogram_of(torch.rand(4, 2)), 'own', 8)
+
+
+@pytest.mark.parametrize('pipeline', ['light', 'signed'])
+def test_channels_of_sequences_are_those_of_convolutions(pipeline):
+    """A linear layer on (N, L, C) is a convolution with one tap on (N, C, L): thresholds are per channel, not token."""
+    linear = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    convolution = nn.Sequential(*(nn.Conv1d(each.in_features, each.out_features, 1, dtype=torch.float64)
+                                  if isinstance(each, nn.Linear) else nn.ReLU() for each in linear))
+    for ours, theirs in zip(convolution.parameters(), linear.parameters()):
+        ours.data = theirs.data.view_as(ours)
+    x = torch.randn(16, 5, 6, dtype=torch.float64)
+    snns = [mmsnn.convert(net, 4) for net in (linear, convolution)]
+    for snn, each in zip(snns, (x, x.transpose(1, 2))):
+        mmsnn.calibrate(snn, [each], pipeline, progress=False)
+    for ours, theirs in zip(*(snn.neurons.values() for snn in snns)):
+        assert ours.threshold.shape == (8,)
+        torch.testing.assert_close(ours.threshold, theirs.threshold)
+    for length in (5, 3):
+        expected = snns[1](x[:, :length].transpose(1, 2)).transpose(1, 2)
+        torch.testing.assert_close(snns[0](x[:, :length]), expected)

@@ -12,7 +12,7 @@ from ..simulation.operations import is_max_pool, objection, source_of
 from ..simulation.rectifiers import relu_ceiling, varying_nodes
 from .constants import drop_unused, fold_constants
 from .folding import fold_batch_norm, pool_before_static_relu, qualified_names
-from .graded import place_everywhere
+from .graded import channel_axis, place_everywhere
 from .layers import layers_from_functions
 from .spelling import spell_extremes, spell_rectifiers
 from .tracing import ConversionError, trace
@@ -118,12 +118,13 @@ def place_neurons(network: fx.GraphModule, include: list[str], exclude: list[str
         if ceiling is None:
             (unsupported if node in varies else static).append(f'  {names[0]}: {problem}')
             continue
-        name = node.name
-        neurons.add_module(name, IFNeuron(ceiling).to(dtype))
+        neuron = IFNeuron(ceiling).to(dtype)
+        neurons.add_module(node.name, neuron)
         with graph.inserting_after(node):
-            neuron = graph.call_module(f'neurons.{name}', (source_of(node),))
-        varies.add(neuron)
-        node.replace_all_uses_with(neuron)
+            call = graph.call_module(f'neurons.{node.name}', (source_of(node),))
+        neuron.channel_axis = channel_axis(call)
+        varies.add(call)
+        node.replace_all_uses_with(call)
         graph.erase_node(node)
     if not len(neurons._modules):
         unsupported += static
