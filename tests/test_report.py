@@ -269,6 +269,12 @@ def test_data_sets_around_others_cannot_be_limited(tmp_path):
         choose_images(cfg, 1)
 
 
+def test_evaluator_with_metrics_of_its_own_is_refused(tmp_path):
+    evaluator = dict(type='MultiDatasetsEvaluator', metrics=[dict(type='Accuracy')], dataset_prefixes=['one'])
+    with pytest.raises(ValueError, match='MultiDatasetsEvaluator, the test evaluator, takes no metrics beside its own'):
+        derive(Config(dict(test_evaluator=evaluator)), None, None, tmp_path)
+
+
 def test_costs_have_the_names_that_the_page_knows(tmp_path):
     score = dict(type='Accuracy', prefix='val')
     cfg = Config(dict(test_evaluator=[score, dict(type='mmsnn.SpikeMetric', prefix='cost')]))
