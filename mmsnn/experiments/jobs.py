@@ -39,8 +39,8 @@ def run_jobs(function: Callable, jobs: list[tuple], workers: int) -> Iterator:
                 yield future.result()
         except BrokenProcessPool as error:
             raise Mistake('a worker process was killed, as a system does that runs out of memory: run fewer at a time '
-                          '(--workers), or smaller batches of images. What is finished is kept; the same command goes on '
-                          'from there') from error
+                          '(--workers), or smaller batches of images. What is finished is kept; the same command goes '
+                          'on from there') from error
         except BaseException:
             pool.shutdown(cancel_futures=True, wait=False)
             raise
