@@ -90,8 +90,8 @@ def derive(cfg: Config, images: int | None, test_images: int | None, folder: Pat
         ValueError: other metrics cannot stand beside the config's, or its test set cannot be limited.
     """
     if isinstance(cfg.test_evaluator, dict) and 'metrics' in cfg.test_evaluator:  # such as MultiDatasetsEvaluator
-        raise ValueError(f'{cfg.test_evaluator["type"]}, the test evaluator, takes no metrics beside its own, as a report '
-                         'needs: let test_evaluator be a metric, or a list of metrics, of one test data set')
+        raise ValueError(f'{cfg.test_evaluator["type"]}, the test evaluator, takes no metrics beside its own, as a '
+                         'report needs: let test_evaluator be a metric, or a list of metrics, of one test data set')
     cfg = copy.deepcopy(cfg)
     if images is not None:
         next(hook for hook in cfg.custom_hooks if hook['type'] in HOOK_TYPES).num_images = images
