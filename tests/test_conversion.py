@@ -183,6 +183,11 @@ def test_norm_between_shared_convolutions_is_not_folded():
     torch.testing.assert_close(mmsnn.convert(ann, 4).network(x), ann(x), rtol=1e-4, atol=1e-5)
 
 
+def test_norm_of_tokens_behind_a_linear_layer_is_not_folded():
+    ann, x = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(6, 2)), torch.randn(4, 5, 3)
+    torch.testing.assert_close(mmsnn.convert(randomise_norms(ann).eval(), 4).network(x), ann(x))
+
+
 @pytest.mark.parametrize('arguments', [dict(time_steps=0), dict(time_steps=2.5), dict(time_steps=4, readout='rate'),
                                        dict(time_steps=4, chunk_steps=0)], ids=str)
 def test_wrong_arguments_are_refused(arguments):

@@ -131,6 +131,29 @@ class Mixed(nn.Module):
         return self.norm(F.relu(x).flatten(2)) @ x.flatten(2).mT
 
 
+class Parts(nn.Module):
+    """The halves of its channels, each of which a layer of its own reads, and one of them another as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.both = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 5, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        left, right = x.chunk(2, 1)
+        return self.left(left).sum() + self.right(x[:, 2:]).sum() + self.both(torch.cat([right, left], 1))
+
+
+class Pyramid(nn.Module):
+    """A value beside what pooling makes of it, as in spatial pyramid pooling."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 5, 1)
+
+    def forward(self, x):
+        return self.conv(torch.cat([x, F.max_pool2d(x, 3, 1, 1)], 1))
+
+
 # Layers behind a ReLU with what each of its neurons is connected to on average, and MACs, for images of one size.
 BY_HAND = {
     # 6 channels of 5 x 5; stride 2 on the 6 x 6 padded gives 3 x 3 with a kernel of 2: 4 outputs of 2 x 2 x 3 inputs.
@@ -144,6 +167,10 @@ BY_HAND = {
     'one dimension': (nn.Conv1d(2, 3, 5), (2, 9), 3 * 5 * 2 * 5),
     # Each element of 2 x 3 x 3 becomes four, each of which 5 outputs of 6 x 6 read.
     'upsampled': (nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(2, 5, 1)), (2, 3, 3), 5 * 6 * 6 * 2),
+    # Of 4 channels of 3 x 3, two are connected to 3 outputs, two to 5, and all to 2.
+    'parts': (Parts(), (4, 3, 3), 3 * 3 * (2 * 3 + 2 * 5 + 4 * 2)),
+    # Each of 2 x 3 x 3 is connected to 5 outputs, directly and once more by way of the maxima.
+    'two ways': (Pyramid(), (2, 3, 3), 3 * 3 * 4 * 5),
     'product with the image': (Mixed(), (6, 2, 2), 6 * 6 * 4)}
 
 

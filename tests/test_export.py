@@ -126,6 +126,22 @@ def test_nir_names_every_node_that_it_cannot_express(tmp_path):
     assert 'mul (mul()): has no counterpart' in str(error.value)
 
 
+def test_nir_refuses_a_mean_that_merely_has_the_shape_of_one_over_space(tmp_path):
+    pytest.importorskip('nir')
+
+    class OverRows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).mean((1, 2)))
+
+    x = torch.rand(2, 3, 4, 4)
+    with pytest.raises(ExportError, match='NIR has no mean other than average pooling over height and width'):
+        export(converted(OverRows(), x), x, tmp_path / 'net.nir', 'nir')
+
+
 ONNX = {
     'light': (Residual, 'light', {}),
     'signed': (Residual, 'signed', {}),

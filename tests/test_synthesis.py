@@ -48,6 +48,13 @@ def test_statistics_are_met_and_the_network_is_left_alone():
     assert torch.equal(images[1], again[1]) and not torch.equal(images[1], other[1])
 
 
+def test_images_are_found_in_inference_mode_too():
+    ann = Residual()
+    with torch.inference_mode():
+        images, = mmsnn.synthesise(ann, 2, (8, 8), iterations=2, progress=False)
+    assert images.shape == (2, 3, 8, 8) and not images.is_inference()
+
+
 def test_mode_is_restored_after_an_interruption():
     ann = randomise_norms(Residual()).train()
     with pytest.raises(TypeError):

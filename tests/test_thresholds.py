@@ -135,8 +135,11 @@ def test_a_rule_that_returns_nonsense_is_named(rule, returned):
         choose_threshold(histogram_of(torch.rand(4, 2)), 'own', 8)
 
 
-@pytest.mark.parametrize('pipeline', ['light', 'signed'])
-def test_channels_of_sequences_are_those_of_convolutions(pipeline):
+@pytest.mark.parametrize('pipeline, options', [
+    ('light', {}), ('signed', {}), ('light', dict(bias_per_step=True)), ('signed', dict(potential='position')),
+    ('rmp', dict(channel_wise=True)), ('none', dict(threshold='balanced')),
+    ('advanced', dict(iterations=4, learning_rate=.01))], ids=str)
+def test_channels_of_sequences_are_those_of_convolutions(pipeline, options):
     """A linear layer on (N, L, C) is a convolution with one tap on (N, C, L): thresholds are per channel, not token."""
     linear = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     convolution = nn.Sequential(*(nn.Conv1d(each.in_features, each.out_features, 1, dtype=torch.float64)
@@ -146,10 +149,16 @@ def test_channels_of_sequences_are_those_of_convolutions(pipeline):
     x = torch.randn(16, 5, 6, dtype=torch.float64)
     snns = [mmsnn.convert(net, 4) for net in (linear, convolution)]
     for snn, each in zip(snns, (x, x.transpose(1, 2))):
-        mmsnn.calibrate(snn, [each], pipeline, progress=False)
+        mmsnn.calibrate(snn, [each], pipeline, progress=False, **options)
     for ours, theirs in zip(*(snn.neurons.values() for snn in snns)):
         assert ours.threshold.shape == (8,)
         torch.testing.assert_close(ours.threshold, theirs.threshold)
-    for length in (5, 3):
+    for length in (5, 3) if options.get('potential') != 'position' else (5,):
         expected = snns[1](x[:, :length].transpose(1, 2)).transpose(1, 2)
         torch.testing.assert_close(snns[0](x[:, :length]), expected)
+
+
+def test_sequences_of_several_lengths_have_no_potential_per_position():
+    snn = mmsnn.convert(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), 4)
+    with pytest.raises(ValueError, match=r"potential='position' needs images of one size, these have 2: \[\(5, 3\), "):
+        mmsnn.calibrate(snn, [torch.rand(2, 5, 3), torch.rand(2, 7, 3)], 'signed', potential='position')

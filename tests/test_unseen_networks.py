@@ -1,6 +1,7 @@
 """What other people's networks do in ``forward``: every case converts exactly, or is refused by name."""
 import math
 import pickle
+import types
 
 import pytest
 import torch
@@ -134,6 +135,26 @@ def test_hooks_that_change_values_are_part_of_the_network(module):
     ann, x = nn.Sequential(nn.Conv2d(3, 4, 3), module, nn.ReLU(), nn.Conv2d(4, 2, 3)).eval(), torch.randn(SIZE)
     ann.register_forward_hook(lambda _module, _inputs, output: output + 3)
     torch.testing.assert_close(mmsnn.convert(ann, 4).network(x), ann(x))
+
+
+def test_a_forward_that_one_module_alone_has_is_part_of_the_network():
+    ann = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.BatchNorm2d(2)).eval()
+    ann[1].forward = lambda x: F.relu(x - .3)
+    ann[2].forward = types.MethodType(lambda self, x: 2 * F.conv2d(x, self.weight) - 1, ann[2])
+    x = torch.randn(SIZE)
+    for coding in ('rate', 'differential'):
+        torch.testing.assert_close(mmsnn.convert(ann, 4, coding=coding).network(x), ann(x))
+
+
+def test_an_example_that_lacks_an_input_is_refused_by_name():
+    class Both(nn.Module):
+        def forward(self, left, right):
+            return F.relu(left + right)
+
+    with pytest.raises(mmsnn.ConversionError, match='the example has no input right'):
+        mmsnn.convert(Both(), 4, example=(torch.zeros(SIZE),))
+    with pytest.raises(mmsnn.ConversionError, match='the example has no input right'):
+        mmsnn.convert(Both(), 4, example=dict(left=torch.zeros(SIZE), write=torch.zeros(SIZE)))
 
 
 def test_recurrent_layers_are_refused_by_name_and_can_be_left_analog():

@@ -1,4 +1,5 @@
 """Which layers of weights the neurons of a network are connected to, and what those compute whatever the spikes."""
+import operator
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -19,6 +20,10 @@ GROWING = (nn.Upsample, *(getattr(nn, f'{kind}{dimensions}d') for dimensions in 
     'ZeroPad', 'ConstantPad', 'CircularPad', 'ReflectionPad', 'ReplicationPad')))
 GROWING_FUNCTIONS = {F.pad, F.interpolate, torch.repeat_interleave, torch.tile, 'repeat', 'expand', 'expand_as',
                      'repeat_interleave', 'tile'}
+# They hand on a part of the elements; those that give several parts do so together with operator.getitem.
+PARTS = {operator.getitem, torch.narrow, torch.select, torch.index_select, 'narrow', 'select', 'index_select'}
+SPLITS = {torch.chunk, torch.split, torch.tensor_split, torch.unbind, 'chunk', 'split', 'split_with_sizes',
+          'tensor_split', 'unbind'}
 
 
 @torch.no_grad()
@@ -141,24 +146,37 @@ def feeding_neurons(node: fx.Node, varies: set[fx.Node], sizes: dict[fx.Node, in
         sizes: the number of elements of each value.
 
     Returns:
-        For each layer how many elements of the node's value there are for one of its own, where padding or upsampling
-        made more of them: padding counts as in a convolution, whose connections to zeros are counted too.
+        For each layer how many elements of the node's value one of its neurons reaches on average: those of all ways
+        together, more where padding or upsampling makes more of one, less where a way takes a part of the neurons.
+        Padding counts as in a convolution, whose connections to zeros are counted too.
     """
     found: dict[fx.Node, float] = {}
-    stack, seen = [(node, 1.)], set()
-    while stack:
-        current, copies = stack.pop()
-        if current in seen:
+    reached = {node: 1.}
+    for current in reversed(node.graph.nodes):  # whoever reads a value comes before it
+        copies = reached.get(current)
+        if copies is None:
             continue
-        seen.add(current)
         if is_neuron(current):
             found[current] = copies
-            continue
-        if _passes_on(current, varies):
-            if isinstance(module_of(current), GROWING) or current.target in GROWING_FUNCTIONS:
-                copies *= max(1., sizes[current] / sizes[source_of(current)])
-            stack += [(source, copies) for source in current.all_input_nodes]
+        elif _passes_on(current, varies):
+            copies *= _share(current, sizes)
+            for source in current.all_input_nodes:
+                reached[source] = reached.get(source, 0.) + copies
     return found
+
+
+def _share(node: fx.Node, sizes: dict[fx.Node, int]) -> float:
+    """How many elements of a node's value there are, on average, for one that it reads."""
+    grows = isinstance(module_of(node), GROWING) or node.target in GROWING_FUNCTIONS
+    if not grows and node.target not in PARTS:
+        return 1.
+    source = source_of(node)
+    if source.target in SPLITS:
+        source = source_of(source)
+    if node not in sizes or source not in sizes:
+        return 1.
+    share = sizes[node] / sizes[source]
+    return max(1., share) if grows else min(1., share)
 
 
 def reads_no_spikes(node: fx.Node, varies: set[fx.Node]) -> bool:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..calibration.batches import Batch, call_with
-from ..neurons.model import with_channels
+from ..neurons.model import by_channel
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import ActivationHistogram, choose_threshold
 from ..progress import progress_bar
@@ -46,8 +46,7 @@ def channel_errors(snn: SpikingNetwork, ann: fx.GraphModule, batches: Iterable[B
         for node, twin in watched.items():
             activation = activations[twin]
             error = activation - (sums[node] / snn.time_steps if snn.coding == 'rate' else sums[node])
-            axis = neuron_of(node).channel_axis
-            found = torch.stack([with_channels(value).movedim(axis, 0).flatten(1).square().sum(1, dtype=torch.float64)
+            found = torch.stack([by_channel(value, neuron_of(node).channel_axis).square().sum(1, dtype=torch.float64)
                                  for value in (error, activation)])
             name = neuron_name(node)
             squares[name] = squares[name] + found if name in squares else found

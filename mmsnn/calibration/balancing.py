@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import number_of, owner, processes, send
-from ..neurons.model import per_channel, with_channels
+from ..neurons.layer import IFNeuron
+from ..neurons.model import by_channel
 from ..neurons.thresholds import positive
 from ..progress import progress_bar
 from ..simulation.network import SpikingNetwork
@@ -37,11 +38,12 @@ def balanced_thresholds(snn: SpikingNetwork, batches: Iterable[Batch], channel_w
     thresholds: dict[str, Tensor] = {}
 
     def watch(name: str):
-        def hook(_neuron: nn.Module, _inputs: tuple, activation: Tensor) -> Tensor:
-            values = with_channels(activation).movedim(1, 0).flatten(1) if channel_wise else activation.reshape(1, -1)
+        def hook(neuron: nn.Module, _inputs: tuple, activation: Tensor) -> Tensor:
+            assert isinstance(neuron, IFNeuron)
+            values = by_channel(activation, neuron.channel_axis) if channel_wise else activation.reshape(1, -1)
             threshold = thresholds.get(name, values.new_zeros(len(values)))
             thresholds[name] = threshold + 2 * (values - threshold[:, None]).relu().mean(1)
-            return torch.minimum(activation, per_channel(thresholds[name], activation))
+            return torch.minimum(activation, neuron.per_channel(thresholds[name], activation))
         return hook
 
     handles = [neuron.register_forward_hook(watch(name)) for name, neuron in snn.neurons.items()]

@@ -31,8 +31,8 @@ def images_in(batch: Batch) -> int:
 
 
 def size_of(batch: Batch) -> tuple[int, ...]:
-    """Height and width of the images, of each input one after the other."""
-    return tuple(size for tensor in tensors_of(batch) for size in tensor.shape[2:])
+    """The size of one image, (C, H, W), or of whatever else, of each input one after the other."""
+    return tuple(size for tensor in tensors_of(batch) for size in tensor.shape[1:])
 
 
 def materialise(batches: Iterable[Batch], device: torch.device, network: nn.Module | None = None) -> list[Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..distributed import largest as largest_of_all
 from ..distributed import total
 from ..neurons.layer import IFNeuron
-from ..neurons.model import with_channels
+from ..neurons.model import by_channel, with_channels
 from ..neurons.pipelines import Pipeline
 from ..neurons.thresholds import positive
 from .walk import Layer
@@ -49,7 +49,7 @@ def measure(layer: Layer, pipeline: Pipeline, steps: Steps, keep: bool = False) 
         found[index] = [torch.stack([
             error.square().sum(dtype=torch.float64), layer.norms[index],
             *error.new_tensor([len(error), error.numel() // error.shape[axis]], dtype=torch.float64)]),
-            error.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)]
+            by_channel(error, axis).sum(1, dtype=torch.float64)]
         if by_position:  # maps: only their sum is kept
             position = position + error.sum(0, dtype=torch.float64)
         if by_step is not None:
@@ -80,7 +80,7 @@ def correct_bias(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_step
 def correct_potential(neuron: IFNeuron, errors: Errors, pipeline: Pipeline, time_steps: int) -> None:
     """Start T times the mean error higher, per position or, as the spatial mean, per channel [ACP, appendix B.4]."""
     error = errors.channel if errors.position is None else errors.position
-    neuron.initial_potential = _as_map(neuron.initial_potential, error) + time_steps * error
+    neuron.initial_potential = neuron.per_channel(neuron.initial_potential, error.unsqueeze(0)) + time_steps * error
 
 
 def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
@@ -88,14 +88,9 @@ def largest_current(layer: Layer, channel_wise: bool, steps: Steps) -> Tensor:
     largest: Tensor | None = None
     for index in layer.sweep.indices():
         for currents in layer.currents(index):
-            found = with_channels(currents, 3).movedim(2, 0).flatten(1).amax(1)
+            found = by_channel(currents.flatten(0, 1), layer.neuron.channel_axis).amax(1)
             largest = found if largest is None else torch.maximum(largest, found)
         steps.update()
     assert largest is not None
     largest = largest_of_all(largest)
     return positive(largest if channel_wise else largest.amax(0, keepdim=True))
-
-
-def _as_map(value: Tensor, like: Tensor) -> Tensor:
-    """Shape a per-channel value (C,) so that a correction per channel, (C,), or per position, (C, H, W), adds to it."""
-    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..progress import Bar, progress_bar
 
 
+@torch.inference_mode(False)  # the images are found by gradients
 def synthesise(ann: nn.Module, num_images: int, size: tuple[int, int], *, channels: int = 3, batch_size: int = 64,
                iterations: int = 500, learning_rate: float = .1, smoothness: float = 1e-2, class_weight: float = .1,
                seed: int = 0, progress: bool = True) -> list[Tensor]:

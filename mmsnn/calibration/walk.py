@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ..machine import return_freed_memory
-from ..neurons.model import State, with_channels
+from ..neurons.model import State, by_channel
 from ..simulation.loop import TimeLoop, chunk_steps_for
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import source_of
@@ -173,13 +173,13 @@ class Layer:
                                                                    spike)
                 total += spike
             if each_step:
-                by_step.append(with_channels(spikes, 3).movedim(2, 1).flatten(2).sum(2, dtype=torch.float64))
+                by_step += [by_channel(spike, neuron.channel_axis).sum(1, dtype=torch.float64) for spike in spikes]
             if keep:
                 pack_spikes(planes, spikes, threshold, start, rule.lowest)
             start += len(spikes)
         if keep:
             self.sweep.store.put(('spikes', self.node, index), planes)
-        return total / snn.time_steps, torch.cat(by_step) if each_step else None
+        return total / snn.time_steps, torch.stack(by_step) if each_step else None
 
     def mean_current(self, index: int) -> Tensor:
         """The mean current into the layer for one batch, which the mean of what comes in gives; shape (N, C, ...)."""

@@ -91,7 +91,7 @@ def descend(block: Block, values: list[Tensor], pipeline: Pipeline, steps: Steps
                 target, inputs = layer.activation(index), segment.inputs(index)
                 with torch.enable_grad():
                     rate = layer.neuron.rate(segment.behind.analog(inputs, quantised=True)[layer.current])
-                    loss = with_channels(target - rate).square().sum(1).mean()
+                    loss = with_channels(target - rate).square().sum(layer.neuron.channel_axis).mean()
                 loss.backward()
             else:
                 for value in values:

@@ -31,10 +31,14 @@ def fold_batch_norm(network: fx.GraphModule) -> None:
 
 
 def _can_fold(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> bool:
-    """True for plain layers and running statistics, where nothing else happens when either is called."""
+    """True for plain layers and running statistics, where nothing else happens when either is called.
+
+    Behind a linear layer on sequences, (N, L, C), a norm of L channels normalises tokens, of which the layer has none.
+    """
     hooks = [hooks for module in (layer, norm) for hooks in (module._forward_hooks, module._forward_pre_hooks)]
     return (computes_as(layer, (nn.Linear, *CONVOLUTIONS)) and isinstance(layer.weight, nn.Parameter)
-            and norm.running_mean is not None and norm.running_var is not None and not any(hooks))
+            and norm.running_mean is not None and norm.running_var is not None and not any(hooks)
+            and (not isinstance(layer, nn.Linear) or layer.out_features == norm.num_features))
 
 
 def fold_into(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:

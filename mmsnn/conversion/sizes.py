@@ -71,6 +71,8 @@ class SizedTracer(Tracer):
         return SizedProxy(node, self)
 
     def checked(self, value: fx.Proxy) -> fx.Proxy:
+        if not self.values(value):
+            raise TypeError(f'the example has no input {value.node.name}')
         size = tuple(self.values(value)[0].shape[1:])
         return self.create_proxy('call_function', of_size, (value, size), {})
 

@@ -71,8 +71,8 @@ class Tracer(fx.Tracer):
         return iter([obj[index] for index in range(number)])  # type: ignore[index]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if m._forward_hooks or m._forward_pre_hooks:
-            return False  # they may change what it computes: to be recorded with it
+        if m._forward_hooks or m._forward_pre_hooks or 'forward' in vars(m):
+            return False  # they may change what it computes, as a forward of this one module does: to be recorded
         return super().is_leaf_module(m, module_qualified_name) or is_plain(type(m))
 
     def call_module(self, module, forward, args, kwargs):

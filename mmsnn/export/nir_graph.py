@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..neurons.layer import IFNeuron
+from ..simulation.calls import arguments
 from ..simulation.network import SpikingNetwork, neuron_name
 from ..simulation.operations import is_max_pool, module_of, source_of
 from ..simulation.plan import evaluate, is_neuron
@@ -193,9 +194,9 @@ class _Builder(Terms):
         return self._pool(node, before // after, before // after, np.zeros(2, int))
 
     def _mean(self, node: fx.Node, _module: None) -> list[Term]:
-        source = self.values[source_of(node)]
-        wanted = source.mean((2, 3)).shape if source.ndim == 4 else None
-        if wanted is None or self.values[node].flatten(1).shape != wanted:
+        source, axes = self.values[source_of(node)], arguments(node).get('dim') or ()
+        axes = (axes,) if isinstance(axes, int) else axes
+        if source.ndim != 4 or {axis % 4 for axis in axes} != {2, 3}:
             raise ExportError('NIR has no mean other than average pooling over height and width')
         kernel = np.array(source.shape[2:])
         pooled = self._pool(node, kernel, kernel, np.zeros(2, int))

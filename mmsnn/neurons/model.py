@@ -219,12 +219,14 @@ def per_channel(value: Tensor, x: Tensor, axis: int = 1) -> Tensor:
     return value.view(-1, *[1] * (x.ndim - 2)) if value.ndim == 1 and axis == 1 else value
 
 
-def with_channels(x: Tensor, dimensions: int = 2) -> Tensor:
-    """Values of neurons, (N, C, ...), as they are; of one neuron for each image, (N,), as one channel, (N, 1).
+def with_channels(x: Tensor) -> Tensor:
+    """Values of neurons, (N, C, ...), as they are; of one neuron for each image, (N,), as one channel, (N, 1)."""
+    return x.unsqueeze(-1) if x.ndim < 2 else x
 
-    ``dimensions``: the least number of them; 3 for the values of several steps, (K, N, C, ...).
-    """
-    return x.unsqueeze(-1) if x.ndim < dimensions else x
+
+def by_channel(x: Tensor, axis: int) -> Tensor:
+    """Values of neurons, (N, C, ...), with the channels at an axis, or (N,), channel after channel: (C, values)."""
+    return with_channels(x).movedim(axis, 0).flatten(1)
 
 
 NEURONS: dict[str, type[NeuronModel]] = {}
