@@ -40,9 +40,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _refused(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not (frames[-1].line or '').startswith('raise '):
+    if not frames:
         return False
-    return Path(frames[-1].filename).is_relative_to(PACKAGE) or REGISTRY in Path(frames[-1].filename).as_posix()
+    if REGISTRY in Path(frames[-1].filename).as_posix():
+        return True  # what it refuses itself, or a class that does not take what the config gives it
+    return (frames[-1].line or '').startswith('raise ') and Path(frames[-1].filename).is_relative_to(PACKAGE)
 
 
 def _one_line(error: BaseException) -> str:

@@ -75,6 +75,10 @@ CFG = Config(dict(train_dataloader=dict(dataset=dict(type='CocoDataset', data_ro
     (dict(levels=1), 'at least 2 levels a step'),
     (dict(learning_rate='fast'), "learning_rate must be of type float, not 'fast'"),
     (dict(momentum=1), 'momentum must be from 0 to 1'),
+    (dict(num_images='many'), "must be whole numbers of at least 1, not 'many' and 1"),
+    (dict(batch_size=0), 'must be whole numbers of at least 1, not 32 and 0'),
+    (dict(images='images.pth', dataset=dict(type='CocoDataset')), 'name two sources of calibration images'),
+    (dict(dataset=dict(ann_file='val.json')), "dataset has no type: give a data set's whole config"),
 ])
 def test_choices_are_checked_when_the_hook_is_built(options, message):
     with pytest.raises(ConfigError, match=message) as caught:
@@ -289,6 +293,11 @@ def test_calibration_images_need_a_data_set_and_transforms():
     cfg.train_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset=dict(type='B', pipeline=own)))
     assert data_set(cfg, None).dataset.pipeline == test
     assert cfg.train_dataloader.dataset.dataset.pipeline == own
+    for without in (dict(), dict(test_dataloader=None)):
+        cfg = Config(dict(without, train_dataloader=dict(dataset=dict(type='A', pipeline=test))))
+        with pytest.raises(ValueError, match='has no pipeline to prepare calibration images with'):
+            data_set(cfg, None)
+        assert data_set(cfg, dict(type='B')) == dict(type='B')
 
 
 @pytest.mark.parametrize('kind', ['EMAHook', 'mmengine.EMAHook', EMAHook])

@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 import mmsnn
 from mmsnn.cli import COMMANDS, main
 from mmsnn.commands import export as export_command
+from mmsnn.commands.check_export import together
 from mmsnn.experiments.jobs import run_jobs
 from mmsnn.experiments.methods import parse_pipeline
 from mmsnn.export.formats import NEEDS
@@ -57,6 +58,7 @@ def folder(tmp_path, monkeypatch):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         ann = MODELS.build(Config.fromfile(tmp_path / 'good.py').model).ann
     torch.save(dict(state_dict=ann.state_dict()), tmp_path / 'fits.pth')
+    torch.save(dict(state_dict={'snn._settings': torch.zeros(1)}), tmp_path / 'spiking.pth')
     (tmp_path / 'out').mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -97,6 +99,15 @@ def test_wrong_arguments_end_in_one_line_and_status_2(capsys, folder, arguments,
     (CALIBRATE, 'the checkpoint is not one of this model (SpikingClassifier): every weight is missing'),
     (['calibrate', 'good.py', 'fits.pth', '-o', 'out.pth'], 'images.pth'),
     ([*CALIBRATE, '--cfg-options', 'custom_hooks.0.ruonds=2'], "'ruonds' (did you mean 'rounds'?)"),
+    ([*CALIBRATE, '--cfg-options', 'model.tme_steps=4'], "unexpected keyword argument 'tme_steps'"),
+    (['calibrate', 'good.py', 'spiking.pth', '-o', 'out.pth'], "'spiking.pth' is calibrated already"),
+    (['sweep', 'good.py', 'spiking.pth'], "'spiking.pth' is calibrated already: name the checkpoint of the ANN"),
+    (['report', 'good.py', 'spiking.pth'], "'spiking.pth' is calibrated already: name the checkpoint of the ANN"),
+    (['synthesise', 'good.py', 'spiking.pth', '-o', 'x.pth', '--size', 8, 8], "'spiking.pth' is calibrated already"),
+    (['sweep', 'good.py', 'ann.pth', '--pipelines', 'light:threshold=max', '--thresholds', 'mmse'],
+     '--pipelines light:threshold=max sets threshold, and so does --thresholds: give one of them'),
+    (['sweep', 'good.py', 'ann.pth', '--pipelines', 'none', 'signed:shift=none', '--shift', 'bias'],
+     '--pipelines signed:shift=none sets shift, and so does --shift: give one of them'),
     (['sweep', 'no_test.py', 'ann.pth'], 'the config has no test_dataloader, test_evaluator, test_cfg'),
     (['sweep', 'no_hook.py', 'ann.pth'], 'CalibrationHook'),
     (['sweep', 'good.py', 'ann.pth', '--pipelines', 'heavy'], '--pipelines heavy: pipeline must be one of'),
@@ -161,6 +172,12 @@ def test_a_process_ends_with_one_line(folder):
                                 text=True, capture_output=True)
         assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
         assert result.stderr.startswith('mmsnn calibrate: ') and 'CalibrationHook' in result.stderr
+
+
+def test_images_of_several_sizes_are_refused_by_name():
+    with pytest.raises(ValueError, match=r'several sizes, such as \(4, 4\) and \(4, 6\), and a file is for one'):
+        together([torch.zeros(1, 3, 4, 6), torch.zeros(1, 3, 4, 4)])
+    assert together([torch.zeros(1, 3, 4, 4), torch.zeros(2, 3, 4, 4)]).shape == (3, 3, 4, 4)
 
 
 @pytest.mark.parametrize('break_it', [lambda: int('many'), lambda: {}['key'], lambda: [].pop(), lambda: 1 / 0],

@@ -5,6 +5,8 @@ from torch import nn
 
 pytest.importorskip('mmengine')
 
+from mmengine.model import BaseModel, BaseTTAModel
+
 import mmsnn
 from mmsnn.analysis.cost import CostCounter
 from mmsnn.openmmlab.registry import MODELS
@@ -65,6 +67,29 @@ def test_costs_by_hand():
                                             event_operations=54)
     cheap = measured(model, [images], mac_energy=1., addition_energy=.5)
     assert cheap['spike/energy_ratio'] == pytest.approx((10 + 54 / 2) / 28)
+
+
+class Flipped(BaseTTAModel):
+    """Sees each image twice."""
+
+    def __init__(self, module):
+        BaseModel.__init__(self)
+        self.module = module
+
+    def merge_preds(self, data_samples_list):
+        raise NotImplementedError
+
+    def forward(self, x):
+        return [self.module(x), self.module(x.flip(3))]
+
+
+def test_parts_have_their_names_under_test_time_augmentation():
+    model, images = Detector(), torch.tensor([1., .5]).view(2, 1, 1, 1)
+    model.backbone.calibrate([images], 'maxact', progress=False)
+    once, twice = measured(model, [images]), measured(Flipped(model), [images])
+    assert {key: value for key, value in once.items() if key.endswith('_share')} == {
+        key: value for key, value in twice.items() if key.endswith('_share')}
+    assert twice['spike/firing_rate'] == once['spike/firing_rate']
 
 
 class Gated(Detector):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from mmengine.runner import Runner
 import mmsnn
 from mmsnn.experiments.drawing import COLORS, DARK, draw_detections, verdicts
 from mmsnn.experiments.figures import stages
+from mmsnn.experiments.inspection import class_names
 from mmsnn.experiments.intervals import scores_without, standard_error
 from mmsnn.experiments.methods import readable
 from mmsnn.experiments.page import by_method, cheapest
@@ -101,6 +103,11 @@ def classifier(tmp_path_factory):
 
 
 ADVANCED = 'advanced:iterations=5,learning_rate=0.01'
+
+
+def test_classes_without_names_have_numbers():
+    assert class_names(SimpleNamespace(metainfo=dict(classes=('cat', 'dog'))), 2) == ['cat', 'dog']
+    assert class_names(SimpleNamespace(metainfo={}), 3) == class_names([], 3) == ['0', '1', '2']
 
 
 def row_of(report, pipeline, time_steps, seed=0):

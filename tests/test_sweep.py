@@ -1,10 +1,12 @@
 """The CIFAR recipe and tools/sweep.py on real digits: one number, whichever way it is computed."""
+import copy
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from mmengine.runner.checkpoint import load_checkpoint
 
 import mmsnn
 from mmsnn.experiments.methods import choices_table, job_choices, job_options, parse_pipeline, readable, unused_options
-from mmsnn.experiments.runs import AXES, Worker, shown_metric, store, stored_rows
+from mmsnn.experiments.runs import AXES, Worker, fingerprint, shown_metric, store, stored_rows
+from mmsnn.experiments.runs import test as run_test
 from mmsnn.experiments.sweep import summarise
 from mmsnn.openmmlab.checkpoints import find_state, rename
 
@@ -192,6 +195,30 @@ def test_rows_that_another_run_has_stored_meanwhile_are_kept(tmp_path):
     assert [row['time_steps'] for row in stored_rows(path, mine)['rows']] == [2]
 
 
+def test_rows_of_a_config_or_checkpoint_before_a_change_are_not_taken_for_these(tmp_path):
+    cfg = Config(dict(model=dict(type='X', time_steps=4), test_evaluator=dict(type='Accuracy'),
+                      test_dataloader=dict(dataset=dict(type='Y'), num_workers=2),
+                      custom_hooks=[dict(type='mmsnn.CalibrationHook', pipeline='light', num_images=8)]))
+    checkpoint = tmp_path / 'ann.pth'
+    checkpoint.write_bytes(b'weights')
+    before = fingerprint(cfg, str(checkpoint))
+    cfg.test_dataloader.num_workers, cfg.custom_hooks[0].rounds = 0, 3  # rows know their own choices
+    assert fingerprint(cfg, str(checkpoint)) == before
+    for changes in ({'custom_hooks.0.num_images': 16}, {'model.exclude': 'layer4.*'},
+                    {'test_dataloader.dataset.indices': 10}, {'train_dataloader': dict(dataset=dict(type='Z'))}):
+        other = copy.deepcopy(cfg)
+        other.merge_from_dict(changes)
+        assert fingerprint(other, str(checkpoint)) != before
+    checkpoint.write_bytes(b'others')
+    after = fingerprint(cfg, str(checkpoint))
+    assert after != before
+    store(tmp_path / 'rows.json', dict(config='a.py', fingerprint=before), {})
+    with pytest.raises(ValueError, match='or of these before a change'):
+        stored_rows(tmp_path / 'rows.json', dict(config='a.py', fingerprint=after))
+    store(tmp_path / 'earlier.json', dict(config='a.py'), {})  # by a version that wrote no such thing
+    assert stored_rows(tmp_path / 'earlier.json', dict(config='a.py', fingerprint=after))['rows'] == []
+
+
 @pytest.mark.parametrize('text', ['', '{"config": "a.py", "rows": [', '[]', '{"config": "a.py"}', '{"rows": [{}]}'])
 def test_damaged_rows_are_named(tmp_path, text):
     (tmp_path / 'rows.json').write_text(text)
@@ -212,12 +239,25 @@ def test_metric_that_is_shown():
 
 def test_runs_side_by_side_do_not_read_each_others_predictions(tmp_path):
     config = tmp_path / 'config.py'
-    config.write_text("model = dict(type='X')\ntest_dataloader = dict()\n"
+    config.write_text("model = dict(type='X')\ntest_dataloader = dict(num_workers=2, prefetch_factor=4, timeout=9)\n"
                       "test_evaluator = [dict(type='CocoMetric', outfile_prefix='results'), "
                       "dict(type='LVISMetric', outfile_prefix='results', format_only=True)]\n"
                       "custom_hooks = [dict(type='mmsnn.CalibrationHook')]\n")
     worker = Worker(str(config), 'x.pth', {}, str(tmp_path), False)
     assert [metric.get('outfile_prefix') for metric in worker.cfg.test_evaluator] == [None, 'results']
+    assert worker.cfg.test_dataloader == dict(num_workers=0, persistent_workers=False), 'what a DataLoader takes'
+
+
+@pytest.mark.parametrize('options, score', [
+    (dict(metric='bbox'), {'coco/bbox_mAP': 0.}), (dict(metric='segm'), {'coco/segm_mAP': 0.}),
+    (dict(metric=['bbox', 'segm'], metric_items=['mAP_50']), {'coco/bbox_mAP_50': 0., 'coco/segm_mAP_50': 0.}),
+    (dict(metric='proposal_fast'), {}), (dict(format_only=True, outfile_prefix='x'), {})])
+def test_nothing_detected_is_a_score_of_zero(options, score):
+    pytest.importorskip('mmdet')
+    from mmdet.evaluation import CocoMetric
+    evaluator = SimpleNamespace(metrics=[CocoMetric(**options)])
+    runner = SimpleNamespace(test=dict, test_loop=SimpleNamespace(evaluator=evaluator))
+    assert run_test(runner) == score
 
 
 def test_table_shows_mean_and_deviation():

@@ -196,6 +196,10 @@ def test_publishing_keeps_weights_and_class_names_only(tmp_path, trusted):
     torch.testing.assert_close(published['state_dict']['weight'].float(), state['weight'], rtol=1e-3, atol=1e-4)
     assert torch.equal(published['state_dict']['bias'], state['bias'])
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['published.pth']
+    torch.save(dict(state_dict=dict(weight=torch.full((2, 2), 1e5))), tmp_path / 'large.pth')
+    publish(tmp_path / 'large.pth', tmp_path / 'out' / 'large.pth')
+    large = torch.load(tmp_path / 'out' / 'large.pth', weights_only=True)['state_dict']['weight']
+    assert torch.equal(large, torch.full((2, 2), 1e5)), 'half precision would make infinity of it'
 
 
 def test_sweep_of_a_detector_gives_what_testing_it_gives(tmp_path, digits):

@@ -24,11 +24,12 @@ def run(args: argparse.Namespace) -> None:
 
     from ..files import check_writable, save_checkpoint
     from ..openmmlab.checkpoints import check_checkpoint
+    from ..openmmlab.preflight import check_of_ann
     from ..openmmlab.scripts import load_calibrated
     check_checkpoint(args.checkpoint)
+    check_of_ann(args.checkpoint)
     check_writable(args.out, args.config, args.checkpoint)
-    runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher,
-                                          anew=True)
+    runner, model, meta = load_calibrated(args.config, args.checkpoint, args.cfg_options, args.work_dir, args.launcher)
     if is_main_process():
         save_checkpoint(model, args.out, meta=meta)
         runner.logger.info(f'saved {args.out}')

@@ -6,9 +6,14 @@ The NIR file is read back and simulated by SpikingJelly, spikes are compared neu
 onnxruntime, outputs are compared. Images come from the test data set.
 """
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .arguments import add_model, positive
 from .export import FORMATS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from itertools import islice
 
-    import torch
-
     from ..export.checking import check
     from ..openmmlab.checkpoints import check_checkpoint
     from ..openmmlab.scripts import load_calibrated, only_part
@@ -33,4 +36,18 @@ def run(args: argparse.Namespace) -> None:
     loader = runner.test_dataloader
     batches = [model.data_preprocessor(data, False)['inputs'].cpu()
                for data in islice(loader, -(-args.num_images // loader.batch_size))]
-    check(only_part(model).snn.cpu(), torch.cat(batches)[:args.num_images], args.format, args.double)
+    check(only_part(model).snn.cpu(), together(batches)[:args.num_images], args.format, args.double)
+
+
+def together(batches: 'Sequence[Tensor]') -> 'Tensor':
+    """All images in one batch.
+
+    Raises:
+        ValueError: they are of several sizes.
+    """
+    import torch
+    sizes = sorted({tuple(batch.shape[2:]) for batch in batches})
+    if len(sizes) > 1:
+        raise ValueError(f'the test images have several sizes, such as {sizes[0]} and {sizes[1]}, and a file is for '
+                         'one: let the test pipeline of the config resize them to one')
+    return torch.cat(tuple(batches))

@@ -29,8 +29,10 @@ def run(args: argparse.Namespace) -> None:
     from ..calibration.synthesis import synthesise
     from ..files import check_writable, write_file
     from ..openmmlab.checkpoints import check_checkpoint
+    from ..openmmlab.preflight import check_of_ann
     from ..openmmlab.scripts import only_part, read_config
     check_checkpoint(args.checkpoint)
+    check_of_ann(args.checkpoint)
     check_writable(args.out, args.config, args.checkpoint)
     cfg = read_config(args.config, args.cfg_options)
     cfg.work_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))

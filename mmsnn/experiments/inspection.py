@@ -39,7 +39,8 @@ class Inspector(Worker):
     def details(self, runner, job: dict | None) -> dict:
         if job is None:
             dataset = runner.test_dataloader.dataset
-            return dict(predictions=self.predictions(runner), classes=list(dataset.metainfo['classes']),
+            predictions = self.predictions(runner)
+            return dict(predictions=predictions, classes=class_names(dataset, predictions[0].get('classes', 0)),
                         truth=[truth(dataset, index) for index in shown_images(runner)], tested=len(dataset),
                         scores_without=self.scores_without(runner), **self.thresholds())
         if job['seed'] != 0:
@@ -141,6 +142,11 @@ def shown_images(runner) -> list[int]:
     return [number * len(dataset) // count for number in range(count)]
 
 
+def class_names(dataset, count: int) -> list[str]:
+    """The names of the classes, or their numbers where the data set has no names for so many."""
+    return list(getattr(dataset, 'metainfo', {}).get('classes') or map(str, range(count)))
+
+
 def truth(dataset, index: int) -> dict | None:
     """Boxes (left, top, right, bottom; pixels) and classes that an image is annotated with, or None where it is not."""
     instances = dataset.get_data_info(index).get('instances') if hasattr(dataset, 'get_data_info') else None
@@ -158,10 +164,10 @@ def detections(sample) -> dict:
 
 
 def classes(sample) -> dict:
-    """The most probable classes, and the true one where the data set has it."""
+    """The most probable classes, the true one where the data set has it, and how many there are."""
     scores, labels = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
     truth = sample.gt_label.tolist() if 'gt_label' in sample else []
-    return dict(scores=scores.tolist(), labels=labels.tolist(), truth=truth)
+    return dict(scores=scores.tolist(), labels=labels.tolist(), truth=truth, classes=len(sample.pred_score))
 
 
 def write_picture(data: dict, path: Path) -> None:

@@ -14,10 +14,11 @@ from ..openmmlab.agreement import AgreementMetric
 from ..openmmlab.checkpoints import check_checkpoint
 from ..openmmlab.hooks import HOOK_TYPES, METRIC_TYPES, calibration_hook, spellings
 from ..openmmlab.metrics import SpikeMetric
+from ..openmmlab.preflight import check_of_ann
 from ..openmmlab.scripts import read_config
 from .inspection import inspect
 from .page import write_page
-from .runs import complete, jobs_of, shown_metric, stored_rows
+from .runs import complete, fingerprint, jobs_of, shown_metric, stored_rows
 from .sweep import check_pipelines, check_testable
 
 
@@ -50,16 +51,18 @@ def make_report(config: str, checkpoint: str, pipelines: Sequence[str], time_ste
     Raises:
         ValueError: no such pipeline or option, no CalibrationHook, too few test images, or the folder holds another
             report.
+        CheckpointError: the checkpoint is calibrated already.
     """
     out = out or Path('work_dirs', 'report', Path(config).stem)
     check_checkpoint(checkpoint)
+    check_of_ann(checkpoint)
     cfg = read_config(config, options)  # what it imports may add pipelines and threshold rules
     check_pipelines(pipelines)
     check_testable(cfg)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
     out.mkdir(parents=True, exist_ok=True)
     made_with = dict(config=config, checkpoint=checkpoint, options=options or {}, num_images=num_images,
-                     test_images=test_images)
+                     test_images=test_images, fingerprint=fingerprint(cfg, checkpoint))
     try:
         stored = stored_rows(out / 'rows.json', made_with, restart)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Runs of one model side by side, methods x time steps x seeds, resumable: what tools/sweep.py and report.py share."""
 import contextlib
+import hashlib
 import itertools
 import json
 import logging
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 AXES = ('pipeline', 'threshold', 'shift', 'num_images', 'time_steps', 'seed')
 CEILING = '(ceiling)'
+OF_WORKERS = 'prefetch_factor', 'timeout', 'multiprocessing_context'  # a DataLoader refuses them where it has none
 METRICS = ('accuracy/top1', 'coco/bbox_mAP')  # which one the table shows, where a model has several
 
 
@@ -36,6 +38,8 @@ class Worker:
         self.cfg.merge_from_dict(options)
         self.cfg.update(work_dir=str(Path(work_dir, 'log')), load_from=checkpoint, log_level='ERROR')
         self.cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+        for option in OF_WORKERS:
+            self.cfg.test_dataloader.pop(option, None)
         for metric in metrics_of(self.cfg):
             if not metric.get('format_only'):
                 metric.pop('outfile_prefix', None)  # runs side by side would read each other's predictions from there
@@ -145,9 +149,25 @@ def test(runner) -> dict:
     """Test a runner's model; where nothing at all was detected CocoMetric has no result, here it is a mAP of zero."""
     metrics = dict(runner.test())
     for metric in runner.test_loop.evaluator.metrics:
-        if type(metric).__name__ == 'CocoMetric' and not any(key.startswith(f'{metric.prefix}/') for key in metrics):
-            metrics[f'{metric.prefix}/bbox_mAP'] = 0.
+        if type(metric).__name__ == 'CocoMetric' and not metric.format_only:
+            for kind, item in itertools.product(metric.metrics, metric.metric_items or ['mAP']):
+                if kind in ('bbox', 'segm'):
+                    metrics.setdefault(f'{metric.prefix}/{kind}_{item}', 0.)
     return metrics
+
+
+def fingerprint(cfg, checkpoint: str) -> str:
+    """Stands for what rows depend on beside their own settings: the model, its weights, and the images."""
+    from mmsnn.openmmlab.hooks import calibration_hook
+    from mmsnn.openmmlab.images import training_set
+    hook, plain = calibration_hook(cfg), cfg.to_dict()
+    loader = plain['test_dataloader']
+    used = [plain['model'], loader.get('dataset'), loader.get('batch_size'), plain['test_evaluator'],
+            hook.dataset or training_set(plain), hook.images, hook.num_images, hook.batch_size]
+    found = hashlib.sha256(json.dumps(used, default=str).encode())
+    if '://' not in checkpoint:
+        found.update(Path(checkpoint).read_bytes())
+    return found.hexdigest()[:16]
 
 
 def hook_of(cfg) -> tuple[str, dict]:
@@ -187,8 +207,9 @@ def stored_rows(path: Path, made_with: dict, restart: bool = False) -> dict:
         _by_settings(stored['rows'])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{path} is damaged ({type(error).__name__}: {error})') from error
-    if {key: stored.get(key) for key in made_with} != json.loads(json.dumps(made_with)):  # where tuples are lists
-        raise ValueError(f'{path} holds runs of another config, checkpoint or options')
+    made_with = json.loads(json.dumps(made_with))  # where tuples are lists
+    if not made_with.items() <= (dict(fingerprint=made_with.get('fingerprint')) | stored).items():
+        raise ValueError(f'{path} holds runs of another config, checkpoint or options, or of these before a change')
     return stored
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..machine import CORES
 from .methods import choices_table, parse_pipeline, readable
-from .runs import AXES, CEILING, complete, evaluate, jobs_of, shown_metric, stored_rows
+from .runs import AXES, CEILING, complete, evaluate, fingerprint, jobs_of, shown_metric, stored_rows
 
 Axes = tuple[Sequence, Sequence, Sequence, Sequence, Sequence]
 
@@ -36,21 +36,26 @@ def run_sweep(config: str, checkpoint: str, axes: Axes, *, seeds: int = 1, optio
 
     Raises:
         ValueError: no such pipeline or option, no CalibrationHook, no such metric, or the folder holds another sweep.
+        CheckpointError: the checkpoint is calibrated already.
     """
     from ..openmmlab.checkpoints import check_checkpoint
     from ..openmmlab.hooks import calibration_hook
+    from ..openmmlab.preflight import check_of_ann
     from ..openmmlab.scripts import read_config
     options = options or {}
     cfg = read_config(config, options)  # what it imports may add pipelines and threshold rules
     check_pipelines(axes[0])
+    check_axes(*axes[:3])
     check_testable(cfg)
     calibration_hook(cfg)  # complains where there is none, or a wrong one
     check_checkpoint(checkpoint)
+    check_of_ann(checkpoint)
     work_dir = work_dir or Path('work_dirs', 'sweep', Path(config).stem)
     work_dir.mkdir(parents=True, exist_ok=True)
     path = work_dir / 'rows.json'
     try:
-        stored = stored_rows(path, dict(config=config, checkpoint=checkpoint, options=options), restart)
+        stored = stored_rows(path, dict(config=config, checkpoint=checkpoint, options=options,
+                                        fingerprint=fingerprint(cfg, checkpoint)), restart)
     except ValueError as error:
         raise ValueError(f'{error}: choose another --work-dir, or --restart to forget it') from error
     worker = config, checkpoint, options, str(work_dir), ceiling
@@ -96,6 +101,20 @@ def check_pipelines(pipelines: Sequence[str]) -> None:
             parse_pipeline(pipeline)
         except (TypeError, ValueError) as error:
             raise ValueError(f'--pipelines {pipeline}: {error}') from error
+
+
+def check_axes(pipelines: Sequence[str], thresholds: Sequence[str | None], shifts: Sequence[str | None]) -> None:
+    """Refuse what is said twice: beside a pipeline's name, and for all pipelines.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for axis, values, names in (('--thresholds', thresholds, ('threshold', 'channel_wise')),
+                                ('--shift', shifts, ('shift',))):
+        for pipeline in pipelines:
+            twice = [name for name in names if name in parse_pipeline(pipeline)[1]]
+            if twice and any(values):
+                raise ValueError(f'--pipelines {pipeline} sets {twice[0]}, and so does {axis}: give one of them')
 
 
 def label(job: dict, axes: list[str]) -> str:

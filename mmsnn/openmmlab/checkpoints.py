@@ -124,8 +124,8 @@ def publish(source: str | Path, target: str | Path) -> None:
     Unlike mmdet's ``publish_model.py`` this also drops the config text and the log history, which name paths of the
     machine that trained and do not load with ``torch.load(weights_only=True)``.
 
-    Weights are rounded to half precision (they load into float32 models as they are), which halves the file; biases
-    and the statistics of normalisation stay float32, whose range they may need.
+    Weights are rounded to half precision (they load into float32 models as they are), which halves the file; biases,
+    the statistics of normalisation and weights beyond half precision's range stay float32.
 
     Args:
         source: a checkpoint of mmengine's Runner, or another in which :func:`find_state` finds tensors.
@@ -142,10 +142,16 @@ def publish(source: str | Path, target: str | Path) -> None:
         raise ValueError(f"checkpoint '{source}' holds no weights")
     # clone() lets go of storage that is shared with, or larger than, the tensor.
     state_dict = {
-        key: value.to(torch.float16 if value.ndim > 1 else torch.float32).clone() if value.is_floating_point()
-        else value.clone()
-        for key, value in state.items()
+        key: value.to(stored_type(value)).clone() for key, value in state.items()
     }
     meta = {key: checkpoint['meta'][key] for key in ('dataset_meta', 'epoch') if key in checkpoint.get('meta', {})}
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(state_dict, meta, target)
+
+
+def stored_type(value: Tensor) -> torch.dtype:
+    """The type that a published tensor has."""
+    if not value.is_floating_point():
+        return value.dtype
+    fits = value.ndim > 1 and bool((value.abs() <= torch.finfo(torch.float16).max).all())
+    return torch.float16 if fits else torch.float32

@@ -56,6 +56,23 @@ def check_choices(pipeline: str | None, options: dict) -> None:
         raise ConfigError(f'CalibrationHook: {mistakes[-1]}') from None
 
 
+def check_images(num_images: int, batch_size: int, dataset: dict | None, images: str | None) -> None:
+    """Check what a hook says about its calibration images.
+
+    Raises:
+        ConfigError: no such amounts, two sources, or a data set without a type.
+    """
+    if not all(isinstance(number, int) and number >= 1 for number in (num_images, batch_size)):
+        raise ConfigError('CalibrationHook: num_images and batch_size must be whole numbers of at least 1, not '
+                          f'{num_images!r} and {batch_size!r}')
+    if dataset is not None and images is not None:
+        raise ConfigError('CalibrationHook: dataset and images name two sources of calibration images: give one of '
+                          'them')
+    if dataset is not None and 'type' not in dataset:
+        raise ConfigError("CalibrationHook: dataset has no type: give a data set's whole config, such as "
+                          "dict(type='CocoDataset', ann_file=...), as nothing is taken over from the training set's")
+
+
 OF_THE_NETWORK = 'pipeline', 'time_steps', 'images', 'weight_bits'  # settings that are no choices of a pipeline
 
 

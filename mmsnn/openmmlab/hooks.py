@@ -25,7 +25,7 @@ from ..neurons.pipelines import differences, make_pipeline, usual_pipeline
 from ..progress import passed_on, progress_bar
 from .agreement import AgreementMetric
 from .backbone import SpikingBackbone
-from .checks import NO_AVERAGES, RUNNING, check_choices, check_fits, check_settings, image_differences
+from .checks import NO_AVERAGES, RUNNING, check_choices, check_fits, check_images, check_settings, image_differences
 from .classifier import SpikingClassifier
 from .closing import sum_up, twins
 from .detector import SpikingDetector
@@ -69,8 +69,7 @@ class CalibrationHook(Hook):
     def __init__(self, pipeline: str | None = None, num_images: int = 32, batch_size: int = 1,
                  dataset: dict | None = None, images: str | None = None, seed: int = 0, memory_gb: float = 8.,
                  **options) -> None:
-        if num_images < 1 or batch_size < 1:
-            raise ValueError(f'num_images and batch_size must be at least 1, not {num_images} and {batch_size}')
+        check_images(num_images, batch_size, dataset, images)
         self.pipeline = pipeline
         self.num_images = num_images
         self.batch_size = batch_size

@@ -23,6 +23,11 @@ def training_set(cfg: Config) -> dict | None:
     return (cfg.get('train_dataloader') or {}).get('dataset')
 
 
+def test_set(cfg: Config) -> dict:
+    """The test data set of a config, empty where it has none."""
+    return (cfg.get('test_dataloader') or {}).get('dataset') or {}
+
+
 def data_set(cfg: Config, own: dict | None) -> dict:
     """The config of the data set that calibration images come from.
 
@@ -38,14 +43,14 @@ def data_set(cfg: Config, own: dict | None) -> dict:
         raise ValueError('the config has no train_dataloader to draw calibration images from: give CalibrationHook a '
                          'dataset, or images')
     # One of the user's own may give what needs no transforms, as the test's then does too.
-    if own is None or find_pipeline(dataset) is None and find_pipeline(cfg.test_dataloader.dataset) is not None:
+    if own is None or find_pipeline(dataset) is None and find_pipeline(test_set(cfg)) is not None:
         replace_pipeline(dataset, test_pipeline(cfg))
     return dataset
 
 
 def test_pipeline(cfg: Config) -> list[dict]:
     """The transforms of the test data set (wherever wrappers have put it), which calibration images go through."""
-    pipeline = find_pipeline(cfg.test_dataloader.dataset)
+    pipeline = find_pipeline(test_set(cfg))
     if pipeline is None:
         raise ValueError('cfg.test_dataloader.dataset has no pipeline to prepare calibration images with; give '
                          'CalibrationHook a dataset of its own')

@@ -1,10 +1,12 @@
 """What a spiking model costs, as a metric of mmengine beside CocoMetric or Accuracy."""
 from dataclasses import asdict
 from functools import partial
+from typing import cast
 
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
+from mmengine.model import BaseTTAModel
 from torch import nn
 
 from ..analysis.cost import OPERATIONS, Cost, CostCounter, connections
@@ -68,6 +70,8 @@ class SpikeMetric(BaseMetric):
 
     def watch(self, model: nn.Module) -> None:
         """Count what ``model`` does from now on, instead of any other; :class:`mmsnn.CalibrationHook` calls this."""
+        while isinstance(model, BaseTTAModel):  # parts are called what they are called in the detector
+            model = cast(nn.Module, model.module)
         for counter in self._counters.values():
             counter.__exit__()
         for handle in self._handles:

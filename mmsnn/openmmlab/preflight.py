@@ -48,15 +48,30 @@ def check_command(config: str, cfg: Config, checkpoint: str | None) -> None:
         if checkpoint is not None and os.environ.get('RANK', '0') == '0':
             # Before all that OpenMMLab has to say, of itself and of the machine.
             print('\n'.join(announcement(cfg.model, partial(hook.plan, cfg))), flush=True)
-    if checkpoint is None or '://' in checkpoint or spikes(cfg.get('model')):
-        return
-    allow_harmless()
-    loaded = torch.load(checkpoint, map_location='cpu', weights_only=UNSAFE not in os.environ,
-                        mmap=is_zipfile(checkpoint) or None)
-    if isinstance(loaded, dict) and is_calibrated(loaded.get('state_dict', loaded)):
+    if checkpoint is not None and not spikes(cfg.get('model')) and holds_calibrated(checkpoint):
         raise CheckpointError(
             f"checkpoint '{checkpoint}' holds a calibrated spiking network, but the model of config '{config}' is an "
             'ANN: test it with the config that it was calibrated with')
+
+
+def check_of_ann(checkpoint: str) -> None:
+    """Check that a checkpoint is that of an ANN, for whoever converts its weights.
+
+    Raises:
+        CheckpointError: it is calibrated already; the ANN would be one of random weights.
+    """
+    if holds_calibrated(checkpoint):
+        raise CheckpointError(f"checkpoint '{checkpoint}' is calibrated already: name the checkpoint of the ANN")
+
+
+def holds_calibrated(checkpoint: str) -> bool:
+    """Whether a file holds a calibrated spiking network; addresses are left to mmengine."""
+    if '://' in checkpoint:
+        return False
+    allow_harmless()
+    loaded = torch.load(checkpoint, map_location='cpu', weights_only=UNSAFE not in os.environ,
+                        mmap=is_zipfile(checkpoint) or None)
+    return isinstance(loaded, dict) and is_calibrated(loaded.get('state_dict', loaded))
 
 
 def announcement(model: object, plan: Callable[[int, str], str]) -> list[str]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..machine import keep_freed_memory
 from .checkpoints import check_checkpoint
-from .checks import CheckpointError, check_averages
+from .checks import check_averages
 from .hooks import calibration_hook
 from .preflight import check_command, given_options
 from .wrapper import SpikingWrapper, spiking_parts
@@ -135,7 +135,7 @@ def run_script(name: str, arguments: Sequence[str]) -> None:
 
 
 def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = None, work_dir: str | None = None,
-                    launcher: str = 'none', anew: bool = False) -> tuple[Runner, BaseModel, dict]:
+                    launcher: str = 'none') -> tuple[Runner, BaseModel, dict]:
     """Build a spiking model and load a checkpoint; that of an ANN is calibrated as the config's CalibrationHook says.
 
     Args:
@@ -144,14 +144,13 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
         cfg_options: override settings of the config.
         work_dir: where the log goes.
         launcher: of the processes, as mmengine names them.
-        anew: refuse a checkpoint that has been calibrated already.
 
     Returns:
         The runner, the model, and the checkpoint's ``meta``.
 
     Raises:
         ValueError: the config names no CalibrationHook, or asks it for what does not exist.
-        CheckpointError: the checkpoint is that of another model, or there is nothing to calibrate in it.
+        CheckpointError: the checkpoint is that of another model.
     """
     cfg = read_config(config, cfg_options)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(config).stem))
@@ -166,8 +165,6 @@ def load_calibrated(config: str, checkpoint: str, cfg_options: dict | None = Non
     runner = Runner.from_cfg(cfg)
     loaded = runner.load_checkpoint(checkpoint)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if anew and all(part.calibrated for part in spiking_parts(model).values()):
-        raise CheckpointError(f"checkpoint '{checkpoint}' is calibrated already: name the checkpoint of the ANN")
     hook.calibrate(model, cfg, runner.logger)
     return runner, model, loaded.get('meta', {})
 
