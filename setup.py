@@ -16,7 +16,7 @@ url = repository(here)
 # Tools that work on the repository itself.
 OF_A_CLONE = ('setup_env.sh', 'demo.py', 'figures.py', 'recompute.py', '_changes.py', '_docstrings.py', '_home.py',
               '_readme.py', '_site.py', '_tables.py', '_tables_classifier_rows.py', '_tables_classifiers.py',
-              '_tables_detector_rows.py', '_tables_detectors.py', '_tables_levels.py')
+              '_tables_detector_rows.py', '_tables_detectors.py', '_tables_levels.py', '_tables_paper.py')
 
 
 class BuildWithMim(build_py):

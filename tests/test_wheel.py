@@ -36,7 +36,7 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key != 'PYTHON
 SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 OF_A_CLONE = {'setup_env.sh', 'demo.py', 'figures.py', 'recompute.py', '_changes.py', '_docstrings.py', '_home.py',
               '_readme.py', '_site.py', '_tables.py', '_tables_classifier_rows.py', '_tables_classifiers.py',
-              '_tables_detector_rows.py', '_tables_detectors.py', '_tables_levels.py'}
+              '_tables_detector_rows.py', '_tables_detectors.py', '_tables_levels.py', '_tables_paper.py'}
 
 
 def files(folder: Path) -> set[str]:

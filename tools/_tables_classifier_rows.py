@@ -24,14 +24,6 @@ INGREDIENTS = {
     f'{W}=200,blockwise=True': '`signed` and weights by residual block, 200 iterations a block',
     f'{W}=1000,blockwise=True': 'the same, 1,000 a block',
     f'{W}=1000,blockwise=True,{GRADIENT}': 'the same, bias and threshold by gradient'}
-# Of docs/paper_networks.md: folders of sweeps and what they sweep, rows of the page and pipelines.
-VGG_SWEEPS = {'vgg16bn-light': '4 8 16 --pipelines light --seeds 5',
-              'vgg16bn-advanced': '16 --pipelines advanced:iterations=200,learning_rate=0.01 --seeds 2',
-              'vgg16bn-earlier': '8 16 32 --pipelines maxact percentile spike-norm rmp'}
-VGG_ROWS = {'vgg16bn-light': {'`light`': 'light'},
-            'vgg16bn-advanced': {'`advanced`': 'advanced:iterations=200,learning_rate=0.01'},
-            'vgg16bn-earlier': {'`percentile` (Robust-Norm)': 'percentile', '`maxact`': 'maxact',
-                                '`spike-norm`': 'spike-norm', '`rmp`, and `tsc`, whose rates are the same': 'rmp'}}
 DELAYED = {'signed': '`signed`, the first step not read (delayed readout)'}
 
 

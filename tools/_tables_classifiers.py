@@ -1,8 +1,7 @@
 """Commands of the tables about classifiers; see tools/_tables.py."""
 from shlex import quote
 
-import _tables_classifier_rows as rows
-from _tables_classifier_rows import DELAYED, INGREDIENTS, exported, layer_by_layer, of_a_classifier
+from _tables_classifier_rows import DELAYED, INGREDIENTS, exported, of_a_classifier
 
 from mmsnn.experiments import readers as read
 from mmsnn.experiments.readers import sweep
@@ -26,24 +25,12 @@ METHODS = {name: name for name in ('none', 'light', 'advanced')} | {'potential, 
 SYNTHETIC = {'training images': 'table7-real', 'synthesised from the BN statistics': 'table7-synthetic',
              'Gaussian noise': 'table7-noise'}
 REPORTED = {'none': '`none`', 'light': '`light`, the bias corrected once', 'signed': '`signed`'}
-REPORTS, VGG, TOP_1 = 'work_dirs/report', 'vgg16bn_cifar10.pth', 'accuracy/top1'
+REPORTS, TOP_1 = 'work_dirs/report', 'accuracy/top1'
 NOISE = 'python -c "import torch; torch.manual_seed(0); torch.save([torch.randn(128, 3, 32, 32)], {})"'
 CLASSIFIERS = [
     Table('docs/report.md', 'pipeline | top-1', (
         f'python tools/report.py {SIGNED_FIFTH} --pipelines none light signed --time-steps 4 8 16 --test-images 500',),
         of_a_classifier(f'{REPORTS}/resnet20_snn-signed_cifar10-fifth/report.json', REPORTED), CIFAR, 5),
-    Table('docs/paper_networks.md', '(ANN on these', (
-        f'python tools/report.py configs/vgg/vgg16bn_snn-none_cifar10.py {VGG} --pipelines none light --time-steps 4 '
-        '16 --num-images 128 --test-images 200',),
-        read.stored(f'{REPORTS}/vgg16bn_snn-none_cifar10/report.json', layer_by_layer), ('data/cifar10', VGG), 5),
-    Table('docs/paper_networks.md', 'VGG-16 with BN, every', tuple(sweep(
-        f'configs/vgg/vgg16bn_snn-none_cifar10-fifth.py {VGG}', folder, f'--time-steps {arguments} --cfg-options '
-        'model.dtype=bfloat16 model.compile=True') for folder, arguments in rows.VGG_SWEEPS.items()), read.together(
-            *(read.swept(part, 'accuracy', each) for part, each in rows.VGG_ROWS.items())), ('data/cifar10', VGG), 150),
-    Table('docs/paper_networks.md', 'network | top-1', (
-        'python tools/test.py configs/resnet_cifar/resnet20-4x_cifar10.py checkpoints/resnet20-4x_cifar10.pth',),
-        read.printed(('ResNet-20 (4x), `configs/resnet_cifar/resnet20-4x_cifar10.py`',
-                      {'top-1, 10,000 test images': (TOP_1, 1)})), CIFAR[:1], 15),
     Table('docs/classification.md', 'method (ANN', (
         sweep(ADVANCED, 'methods', '--time-steps 4 8 16 --pipelines light advanced --seeds 3'),
         sweep(ADVANCED, 'methods-potential', f'--time-steps 4 8 16 --pipelines {PER_POSITION} --seeds 5'),

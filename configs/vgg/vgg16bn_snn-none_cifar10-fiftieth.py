@@ -1,0 +1,4 @@
+# Every fiftieth test image, for comparisons of many methods
+_base_ = './vgg16bn_snn-none_cifar10.py'
+
+test_dataloader = dict(dataset=dict(indices=list(range(0, 10000, 50))))
