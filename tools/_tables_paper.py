@@ -40,7 +40,7 @@ SCORED = of_both({'`none`': 'none', '`none`, scored with the floor': FLOOR,
 SWEEPS: dict[str, list[tuple]] = {
     'VGG-16 with BN, every fifth': [
         ('vgg16bn', 'fifth', 'light', '4 8 16 --pipelines light --seeds 5', '', {'`light`': 'light'}),
-        ('vgg16bn', 'fifth', 'advanced', f'16 --pipelines {ADVANCED} --seeds 2', '', {'`advanced`': ADVANCED}),
+        ('vgg16bn', 'fifth', 'advanced', f'16 --pipelines {ADVANCED} --seeds 5', '', {'`advanced`': ADVANCED}),
         ('vgg16bn', 'fifth', 'paper', f'16 --pipelines {PAPER} --num-images 1024', '',
          {"`advanced`, the paper's 5,000 iterations and 1,024 images": PAPER}),
         ('vgg16bn', 'fifth', 'earlier', '8 16 32 --pipelines maxact percentile spike-norm rmp', '', EARLIER)],
